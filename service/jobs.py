@@ -1,0 +1,143 @@
+"""What the HTTP side and the scheduler say to each other: plain types, no model code.
+
+A `ChainJob` goes in; `Frame`s, or one of the exceptions below, come out. Each exception is one answer to a client:
+
+    Busy            429   not now: the queue cannot meet the budget or the deadline; `retry_after` says when
+    TooMuch         422   never: the job does not fit the budget even on an idle server
+    NotReady        503   no model is loaded yet, or the server is draining
+    UnknownModel    404   no such model; UnknownVersion: no such version that verifies
+    DeadlinePassed  504   accepted, but its deadline passed before it was finished
+    Cancelled        -    the client left
+    EngineFailed    500   the engine raised while computing it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from service.registry import ServedModel
+
+MODES = ("gibbs", "mean_field")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChainJob:
+    """Independent chains of one request, all with the same number of steps.
+
+    Raises:
+      ValueError: if arrays do not fit each other or the model. A job that exists can be run beside any other.
+    """
+
+    model: ServedModel  # the version that this job began with and finishes on
+    visible: np.ndarray  # uint8 [chains, visible], 0 or 1; float32 in 0..1 for mean_field
+    seeds: np.ndarray  # uint64 [chains]
+    num_steps: int
+    temperature: float = 1.0
+    clamp: np.ndarray | None = None  # bool [chains, visible], True: this pixel never changes
+    mode: str = "gibbs"
+    every: int = 0  # a frame every so many steps; 0 = only the last
+    deadline: float | None = None  # time.monotonic() seconds
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"`mode` must be one of {', '.join(MODES)}. Received: {self.mode!r}")
+        shape = self.visible.shape
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != self.model.num_visible:
+            raise ValueError(f"`visible` must be [chains, {self.model.num_visible}]. Received shape {shape}.")
+        if self.mode == "gibbs" and (self.visible.dtype.kind not in "ub" or self.visible.max() > 1):
+            raise ValueError("`visible` must be uint8, 0 or 1, in mode gibbs.")
+        if self.mode == "mean_field" and not (self.visible.min() >= 0 and self.visible.max() <= 1):
+            raise ValueError("`visible` must hold numbers between 0 and 1.")
+        if self.seeds.shape != (self.num_chains,):
+            raise ValueError(f"`seeds` must hold one integer a chain. Received shape {self.seeds.shape}.")
+        if self.clamp is not None and (self.clamp.shape != shape or self.clamp.dtype != bool):
+            raise ValueError(f"`clamp` must be bool {shape}. Received {self.clamp.dtype} {self.clamp.shape}.")
+        if self.num_steps < 0 or self.every < 0:
+            raise ValueError(f"`num_steps` and `every` must not be negative. Received: {self.num_steps}, {self.every}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"`temperature` must be above 0. Received: {self.temperature}")
+
+    @property
+    def num_chains(self) -> int:
+        return len(self.visible)
+
+    @property
+    def cost(self) -> int:
+        """Work in chain-steps: one step of one chain is 1."""
+        return self.num_chains * self.num_steps
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that a reader of all of them gets: the start, one every `every` steps, the last."""
+        if not self.every:
+            return 1
+        return 1 + math.ceil(self.num_steps / self.every)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where the chains are after `step` steps; step 0 is the start. The last frame is always step `num_steps`."""
+
+    step: int
+    visible: np.ndarray  # uint8 [chains, visible]; float32 in 0..1 for mean_field
+    visible_probs: np.ndarray  # float32 [chains, visible], given the last hidden states; the states at step 0
+
+
+class Busy(Exception):
+    """Not now. `retry_after` seconds is when the job would be accepted if nothing else came."""
+
+    def __init__(self, reason: str, retry_after: float) -> None:
+        super().__init__(reason)
+        self.reason, self.retry_after = reason, retry_after
+
+
+class TooMuch(Exception):
+    """Never: the job cannot fit the budget. `largest_num_steps` would, with this many chains."""
+
+    def __init__(self, reason: str, largest_num_steps: int) -> None:
+        super().__init__(reason)
+        self.reason, self.largest_num_steps = reason, largest_num_steps
+
+
+class NotReady(Exception):
+    """Not yet, or not any more: no model is loaded, or the server is draining."""
+
+    def __init__(self, reason: str, retry_after: float) -> None:
+        super().__init__(reason)
+        self.reason, self.retry_after = reason, retry_after
+
+
+class UnknownModel(LookupError):
+    """No model of this name; `names` are those that exist."""
+
+    def __init__(self, name: str, names: Sequence[str]) -> None:
+        super().__init__(f"There is no model {name!r}. Models served here: {', '.join(names) or 'none'}.")
+        self.name, self.names = name, list(names)
+
+
+class UnknownVersion(LookupError):
+    """This model has no such version that verifies; `versions` are those on disk, `problem` says why if it is bad."""
+
+    def __init__(self, name: str, version: int, versions: Sequence[int], problem: str | None = None) -> None:
+        why = f"cannot be used: {problem}" if problem else "does not exist"
+        listed = ", ".join(str(number) for number in versions) or "none"
+        super().__init__(f"Version {version} of model {name!r} {why}. Versions on disk: {listed}.")
+        self.name, self.version, self.versions, self.problem = name, version, list(versions), problem
+
+
+class DeadlinePassed(Exception):
+    """The job's deadline passed before it was finished."""
+
+
+class Cancelled(Exception):
+    """The job was cancelled, by its client's leaving or by the server's stop."""
+
+
+class EngineFailed(Exception):
+    """The engine raised while it computed this job; the cause is chained."""
