@@ -70,7 +70,7 @@ def estimate_log_z_ais(
     start = sample_base(base_visible_bias, seeds)
     log_weights, visible = engine.anneal(prepared, base_visible_bias, betas, start, seeds, 1)
     # One importance step more, from the engine's rounded weights to the model itself.
-    log_weights = log_weights + _rounding_gap(params, engine.rounded_params(prepared), visible)
+    log_weights = log_weights + rounding_gap(params, engine.rounded_params(prepared), visible)
     log_weights += base_log_z(base_visible_bias, params.num_hidden)
     return _estimate(log_mean_exp(log_weights), log_weights)
 
@@ -91,8 +91,8 @@ def estimate_log_z_reverse(
       - `tempering.equilibrium_samples`, a ladder's or exact draws: the honest choice;
       - persistent chains of the training: near equilibrium if they went on long enough at the final weights; modes that
         they hold too often or too rarely shift the estimate either way;
-      - chains started at data: high by nats (6 on a 16-unit model in the literature) where chains mix slowly, because data are not
-        samples of the model; started at noise, they may miss modes and then the figure can fall *below* log Z.
+      - chains started at data: high by nats where chains mix slowly (6 nats on a 16-unit model in the literature), because
+        data are not samples of the model; started at noise, they may miss modes, and the figure can fall *below* log Z.
     `error` takes the samples as independent; it is too small for chains that share an ancestor.
 
     Args:
@@ -109,7 +109,7 @@ def estimate_log_z_reverse(
     seeds = chain_seeds(seed ^ _REVERSE_SEED, len(samples))
     engine = engine or numba_annealer()
     prepared = engine.prepare(params)
-    log_weights = -_rounding_gap(params, engine.rounded_params(prepared), samples)
+    log_weights = -rounding_gap(params, engine.rounded_params(prepared), samples)
     log_weights += engine.anneal(prepared, base_visible_bias, betas[::-1], samples.astype(np.uint8), seeds, 0)[0]
     log_weights -= base_log_z(base_visible_bias, params.num_hidden)
     return _estimate(-log_mean_exp(log_weights), log_weights)
@@ -158,7 +158,7 @@ def _estimate(log_z: float, log_weights: np.ndarray) -> Estimate:
     return Estimate(log_z, float(error), float(weights.sum() ** 2 / (weights**2).sum()), log_weights)
 
 
-def _rounding_gap(params: RBMParams, rounded: RBMParams, visible: np.ndarray) -> np.ndarray:
+def rounding_gap(params: RBMParams, rounded: RBMParams, visible: np.ndarray) -> np.ndarray:
     """log p*(v) - log p*_rounded(v) in nats, float64 [chains]."""
     if rounded is params:
         return np.zeros(len(visible))
