@@ -91,8 +91,8 @@ def estimate_log_z_reverse(
       - `tempering.equilibrium_samples`, a ladder's or exact draws: the honest choice;
       - persistent chains of the training: near equilibrium if they went on long enough at the final weights; modes that
         they hold too often or too rarely shift the estimate either way;
-      - chains started at data: high by nats where chains mix slowly (6 nats on a 16-unit model in the literature), because
-        data are not samples of the model; started at noise, they may miss modes, and the figure can fall *below* log Z.
+      - chains started at data: high by nats where chains mix slowly (6 nats on a 16-unit model in the literature), for
+        data are not samples of the model; started at noise, they may miss modes: the figure can fall *below* log Z.
     `error` takes the samples as independent; it is too small for chains that share an ancestor.
 
     Args:

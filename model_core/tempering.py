@@ -47,12 +47,12 @@ def equilibrium_samples(
 ) -> Tempered:
     """Draws samples of the model by parallel tempering.
 
-    Each ladder starts from an annealing run of its own; the first third of its rounds is burn-in and thrown away. In a
-    round every replica does three Gibbs steps and half of the neighbours try to swap. Then the replicas at the model are
-    collected at even intervals. Ladders are independent of each other; samples of one ladder are not quite.
+    Each ladder starts from an annealing run of its own; the first third of its rounds is burn-in and thrown away. In
+    a round every replica does three Gibbs steps and half of the neighbours try to swap. Then the replicas at the
+    model are collected at even intervals. Ladders are independent of each other; samples of one ladder are not quite.
 
-    It misleads where the path has a bottleneck: if `swap_acceptance` has a value below about 0.1, or modes that the model
-    holds are not on the path at any temperature, samples stay near where annealing left them, and nothing here notices.
+    It misleads where the path has a bottleneck: if `swap_acceptance` has a value below about 0.1, or the model holds
+    modes that no warmer rung has, samples stay near where annealing left them, and nothing here notices.
 
     Args:
       params: the model.
@@ -106,7 +106,7 @@ class _Ladders:
         self.states = self._annealed_start()
 
     def _annealed_start(self) -> np.ndarray:
-        """Each ladder's replicas are the states of one annealing run as it passes them, uint8 [rungs, ladders, visible]."""
+        """The states of one annealing run a ladder as it passes the rungs, uint8 [rungs, ladders, visible]."""
         states = [sample_base(self._base, self._seeds[0])]
         steps = max(1, _START_STEPS // len(self.betas))
         for lower, upper in zip(self.betas[:-1], self.betas[1:], strict=True):

@@ -50,7 +50,12 @@ def z_score(log_weights: np.ndarray, truth: float) -> float:
 
 
 def moves_before_weighting(
-    prepared: RBMParams, base: np.ndarray, betas: np.ndarray, visible: np.ndarray, seeds: np.ndarray, first_step: int = 0
+    prepared: RBMParams,
+    base: np.ndarray,
+    betas: np.ndarray,
+    visible: np.ndarray,
+    seeds: np.ndarray,
+    first_step: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     log_weights = np.zeros(len(visible))
     for step, (beta, next_beta) in enumerate(itertools.pairwise(betas), start=first_step):
