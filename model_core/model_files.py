@@ -123,7 +123,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
                 raise ModelError(f"{path}: expected a regular file.")
             if status.st_size > limit:
                 raise ModelError(f"{path}: {status.st_size} bytes, expected at most {limit}.")
-            return file.read(limit + 1)
+            return file.read(status.st_size + 1)  # a file that grows meanwhile fails its checks, not the memory
     except FileNotFoundError:
         raise ModelError(f"{path}: there is no such file.") from None
     except (OSError, MemoryError) as error:
