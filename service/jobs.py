@@ -28,7 +28,7 @@ MODES = ("gibbs", "mean_field")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChainJob:
-    """Independent chains of one request, all with the same number of steps.
+    """Independent chains of one request, all with the same number of steps. Arrays of other types are converted.
 
     Raises:
       ValueError: if arrays do not fit each other or the model. A job that exists can be run beside any other.
@@ -45,14 +45,20 @@ class ChainJob:
     deadline: float | None = None  # time.monotonic() seconds
 
     def __post_init__(self) -> None:
+        self._check()
+        dtype = np.uint8 if self.mode == "gibbs" else np.float32
+        object.__setattr__(self, "visible", np.ascontiguousarray(self.visible, dtype))
+        object.__setattr__(self, "seeds", np.ascontiguousarray(self.seeds, np.uint64))
+
+    def _check(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"`mode` must be one of {', '.join(MODES)}. Received: {self.mode!r}")
         shape = self.visible.shape
         if len(shape) != 2 or shape[0] < 1 or shape[1] != self.model.num_visible:
             raise ValueError(f"`visible` must be [chains, {self.model.num_visible}]. Received shape {shape}.")
-        if self.mode == "gibbs" and (self.visible.dtype.kind not in "ub" or self.visible.max() > 1):
-            raise ValueError("`visible` must be uint8, 0 or 1, in mode gibbs.")
-        if self.mode == "mean_field" and not (self.visible.min() >= 0 and self.visible.max() <= 1):
+        if self.mode == "gibbs" and not ((self.visible == 0) | (self.visible == 1)).all():
+            raise ValueError("`visible` must hold only 0 and 1 in mode gibbs; binarise grey images first.")
+        if not (self.visible.min() >= 0 and self.visible.max() <= 1):
             raise ValueError("`visible` must hold numbers between 0 and 1.")
         if self.seeds.shape != (self.num_chains,):
             raise ValueError(f"`seeds` must hold one integer a chain. Received shape {self.seeds.shape}.")
@@ -90,15 +96,17 @@ class Frame:
 
 
 class Busy(Exception):
-    """Not now. `retry_after` seconds is when the job would be accepted if nothing else came."""
+    """Not now. In `retry_after` seconds the job would be accepted if nothing else came. `cause` is for metrics."""
 
-    def __init__(self, reason: str, retry_after: float) -> None:
+    def __init__(self, reason: str, retry_after: float, cause: str = "queue_full") -> None:
         super().__init__(reason)
-        self.reason, self.retry_after = reason, retry_after
+        self.reason, self.retry_after, self.cause = reason, retry_after, cause
 
 
 class TooMuch(Exception):
     """Never: the job cannot fit the budget. `largest_num_steps` would, with this many chains."""
+
+    cause = "too_much"
 
     def __init__(self, reason: str, largest_num_steps: int) -> None:
         super().__init__(reason)
@@ -108,9 +116,9 @@ class TooMuch(Exception):
 class NotReady(Exception):
     """Not yet, or not any more: no model is loaded, or the server is draining."""
 
-    def __init__(self, reason: str, retry_after: float) -> None:
+    def __init__(self, reason: str, retry_after: float, cause: str = "not_ready") -> None:
         super().__init__(reason)
-        self.reason, self.retry_after = reason, retry_after
+        self.reason, self.retry_after, self.cause = reason, retry_after, cause
 
 
 class UnknownModel(LookupError):
@@ -133,6 +141,8 @@ class UnknownVersion(LookupError):
 
 class DeadlinePassed(Exception):
     """The job's deadline passed before it was finished."""
+
+    cause = "deadline"
 
 
 class Cancelled(Exception):

@@ -1,0 +1,172 @@
+"""What work costs and whether there is room for it: arithmetic on measured speeds, no clock and no threads.
+
+The unit of work is one step of one chain. How many of them an engine's thread does in a second depends on the
+size of the model alone (DESIGN section 4), so one running estimate a size turns steps into seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from service.jobs import Busy, ChainJob, TooMuch
+
+FRAME_STEPS = 4  # what a frame costs more, in steps a chain: the engine starts anew, and Python puts the frame together
+_GUESS = 2.0e10  # weights passed in a second by one thread, before anything is measured: 50,000 steps/s of 784x500
+_MEMORY_SECONDS = 1.0  # of work, after which an observation counts half
+_TRUST_SECONDS = 0.02  # of work that the first guess weighs
+_OUTLIER = 8.0  # an observation counts as at most so many times slower than expected: a compiler ran, not a chain
+
+
+class Kind(NamedTuple):
+    """Jobs whose steps take equally long."""
+
+    num_visible: int
+    num_hidden: int
+    mode: str
+
+
+class Rank(NamedTuple):
+    """Where a job stands in line: those with a smaller `size` go first."""
+
+    kind: Kind
+    size: int  # about log2 of its work in weights passed
+
+
+def kind_of(job: ChainJob) -> Kind:
+    return Kind(job.model.num_visible, job.model.num_hidden, job.mode)
+
+
+def rank_of(job: ChainJob) -> Rank:
+    """Powers of two: jobs of about the same size share a rank, and keep the order in which they came."""
+    kind = kind_of(job)
+    return Rank(kind, (cost_of(job) * kind.num_visible * kind.num_hidden).bit_length())
+
+
+def cost_of(job: ChainJob) -> int:
+    """Chain-steps, with what its frames cost on top."""
+    return job.cost + job.num_chains * job.num_frames * FRAME_STEPS
+
+
+def bytes_of_frame(job: ChainJob) -> int:
+    """A frame's states and its float32 probabilities."""
+    return job.visible.size * (job.visible.itemsize + 4)
+
+
+class Speeds:
+    """Chain-steps a second of one engine thread, by kind: total work over total time, both fading with time."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Kind, tuple[float, float]] = {}  # (chain-steps, seconds)
+
+    def chain_steps(self, kind: Kind) -> float:
+        steps, seconds = self._seen.get(kind) or self._guess(kind)
+        return steps / seconds
+
+    def observe(self, kind: Kind, num_chain_steps: int, seconds: float) -> None:
+        """Takes in one call of the engine."""
+        if num_chain_steps < 1 or seconds <= 0:
+            return
+        seconds = min(seconds, _OUTLIER * num_chain_steps / self.chain_steps(kind))
+        old_steps, old_seconds = self._seen.get(kind) or self._guess(kind)
+        fading = 0.5 ** (seconds / _MEMORY_SECONDS)
+        self._seen[kind] = (fading * old_steps + num_chain_steps, fading * old_seconds + seconds)
+
+    def _guess(self, kind: Kind) -> tuple[float, float]:
+        speed = _GUESS / (kind.num_visible * kind.num_hidden)
+        return speed * _TRUST_SECONDS, _TRUST_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the server is willing to take on."""
+
+    max_queue_seconds: float = 5.0  # of work before a job that is accepted
+    max_job_seconds: float = 30.0  # of work in one job, alone on an idle server
+    max_frame_bytes: int = 256 * 2**20  # of frames that wait to be read, all jobs together; one job: a quarter
+    max_jobs: int = 2000
+
+
+class Admission:
+    """The ledger of accepted work, and the decision on a new job."""
+
+    def __init__(self, speeds: Speeds, num_threads: int, limits: Limits, oldest_share: float) -> None:
+        self._speeds, self._num_threads, self._limits = speeds, num_threads, limits
+        self._overtaking = 1.0 / (1.0 - oldest_share)  # the rest goes to the oldest job, whatever its size
+        self._left: Counter[Rank] = Counter()  # chain-steps still to do
+        self._frame_bytes = 0
+        self._num_jobs = 0
+
+    @property
+    def backlog_seconds(self) -> float:
+        """All accepted work at the measured speeds, shared by the threads."""
+        return self._seconds(self._left)
+
+    def alone_seconds(self, job: ChainJob) -> float:
+        """How long `job` takes on an idle server."""
+        return cost_of(job) / (self._speeds.chain_steps(kind_of(job)) * self._lanes(job))
+
+    def ahead_seconds(self, job: ChainJob) -> float:
+        """How long `job` waits if nothing that goes before it comes after it."""
+        size = rank_of(job).size
+        before = self._seconds({rank: left for rank, left in self._left.items() if rank.size <= size})
+        return min(self.backlog_seconds, before * self._overtaking)
+
+    def check(self, job: ChainJob, frame_bytes: int, now: float) -> None:
+        """Raises `TooMuch` if there never is room for `job`, `Busy` if there is none now."""
+        self._check_size(job, frame_bytes, now)
+        ahead, limits = self.ahead_seconds(job), self._limits
+        if ahead > limits.max_queue_seconds:
+            reason = f"The queue is {ahead:.1f} s long, its limit is {limits.max_queue_seconds:g} s."
+            raise Busy(reason, ahead - limits.max_queue_seconds)
+        if job.deadline is not None and (late := ahead + self.alone_seconds(job) - (job.deadline - now)) > 0:
+            reason = f"The queue is {ahead:.1f} s long: this would end {late:.1f} s after its deadline."
+            raise Busy(reason, late, "deadline")
+        if self._num_jobs >= limits.max_jobs:
+            raise Busy(f"{self._num_jobs} jobs are under way, which is the limit.", self.backlog_seconds)
+        if self._frame_bytes + frame_bytes > limits.max_frame_bytes:
+            raise Busy("The frames of other jobs fill the memory that is set aside for them.", self.backlog_seconds)
+
+    def _check_size(self, job: ChainJob, frame_bytes: int, now: float) -> None:
+        alone, longest = self.alone_seconds(job), self._limits.max_job_seconds
+        what = f"{job.num_chains} x {job.num_steps} steps take about {alone:.1f} s on an idle server"
+        if alone > longest:
+            largest = self._largest_num_steps(job, longest)
+            raise TooMuch(f"{what}, the limit is {longest:g} s. Ask for at most {largest} steps.", largest)
+        time_left = max(0.0, job.deadline - now) if job.deadline is not None else alone
+        if alone > time_left:
+            largest = self._largest_num_steps(job, time_left)
+            raise TooMuch(f"{what}, its timeout is {time_left:.1f} s. Ask for at most {largest} steps.", largest)
+        if frame_bytes > self._limits.max_frame_bytes // 4:
+            num_frames = self._limits.max_frame_bytes // 4 // bytes_of_frame(job)
+            largest = max(0, num_frames - 1) * job.every
+            reason = f"{job.num_frames} frames of {job.num_chains} chains need {frame_bytes >> 20} MB."
+            raise TooMuch(f"{reason} Ask for a larger `every`, or at most {largest} steps.", largest)
+
+    def _largest_num_steps(self, job: ChainJob, seconds: float) -> int:
+        chain_steps = seconds * self._speeds.chain_steps(kind_of(job)) * self._lanes(job)
+        extra = FRAME_STEPS * (1 + (job.every > 0))
+        return max(0, int((chain_steps / job.num_chains - extra) / (1 + (FRAME_STEPS / job.every if job.every else 0))))
+
+    def _lanes(self, job: ChainJob) -> int:
+        return min(self._num_threads, job.num_chains)
+
+    def _seconds(self, left: dict[Rank, int]) -> float:
+        return sum(steps / self._speeds.chain_steps(rank.kind) for rank, steps in left.items()) / self._num_threads
+
+    def add(self, rank: Rank, cost: int, frame_bytes: int) -> None:
+        self._left[rank] += cost
+        self._frame_bytes += frame_bytes
+        self._num_jobs += 1
+
+    def work_done(self, rank: Rank, cost: int) -> None:
+        self._left[rank] -= cost
+
+    def remove(self, rank: Rank, cost_left: int, frame_bytes: int) -> None:
+        """The job is over; `cost_left` of it was not done."""
+        self._left[rank] -= cost_left
+        if not self._left[rank]:
+            del self._left[rank]
+        self._frame_bytes -= frame_bytes
+        self._num_jobs -= 1

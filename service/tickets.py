@@ -1,0 +1,124 @@
+"""A client's end of an accepted job: frames come out in order, then the end, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from service.admission import bytes_of_frame
+from service.jobs import ChainJob, Frame
+
+HELD_FRAMES = 4  # what a slow reader of a stream may have waiting; older ones give way to newer ones
+
+
+class Ticket:
+    """Made by `Scheduler.submit`, on the event loop that reads it.
+
+    Two sides meet here. The engine's threads call `offer` and `finish` and never wait; the event loop reads.
+    They share a deque and two flags, and one wake-up is on its way at most, so a loop that is busy for a second
+    finds one callback and the newest frames, not a thousand callbacks.
+    """
+
+    def __init__(
+        self, job: ChainJob, *, num_held: int | None, submitted_at: float, clock: Callable[[], float]
+    ) -> None:
+        self.job = job
+        self.num_held = num_held  # frames that may wait for the reader; None: all of them
+        self.compute_seconds = 0.0  # this job's share of the engine's time so far
+        self.ended = False
+        self._error: Exception | None = None
+        self._frames: deque[Frame] = deque(maxlen=num_held)
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._wake_up_sent = False
+        self._clock = clock
+        self._submitted_at = submitted_at
+        self._started_at: float | None = None
+        self._on_cancel: Callable[[], None] = lambda: None
+        self._read_position: Callable[[], int] = lambda: 0
+
+    def connect(self, on_cancel: Callable[[], None], read_position: Callable[[], int]) -> None:
+        """Tells the ticket how to reach the scheduler."""
+        self._on_cancel, self._read_position = on_cancel, read_position
+
+    # What a client sees.
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """The frames as they are made; the last one is step `num_steps`. For one reader, once.
+
+        Leaving early cancels the job.
+
+        Raises:
+          Cancelled, DeadlinePassed, EngineFailed: if the job ended without its last frame.
+        """
+        try:
+            while True:
+                ended = self.ended  # read first: whatever was offered before the end is in the deque by now
+                while self._frames:
+                    yield self._frames.popleft()
+                if ended:
+                    break
+                await self._news.wait()
+                self._news.clear()
+        finally:
+            self.cancel()
+        if self._error is not None:
+            raise self._error
+
+    async def result(self) -> list[Frame]:
+        """All frames, the last one last; raises what `frames` raises."""
+        return [frame async for frame in self.frames()]
+
+    def cancel(self) -> None:
+        """Stops the work within one slice. Does nothing after the end; any number of calls, from any thread."""
+        if not self.ended:
+            self._on_cancel()
+
+    @property
+    def position(self) -> int:
+        """0: begun or ended; 1: the next to begin; and so on."""
+        return self._read_position()
+
+    @property
+    def frame_bytes(self) -> int:
+        """Memory of the frames that may wait for the reader."""
+        num_frames = self.job.num_frames if self.num_held is None else min(self.job.num_frames, self.num_held)
+        return num_frames * bytes_of_frame(self.job)
+
+    @property
+    def started(self) -> bool:
+        return self._started_at is not None
+
+    @property
+    def queue_seconds(self) -> float:
+        """From admission to the first slice, or till now."""
+        return (self._clock() if self._started_at is None else self._started_at) - self._submitted_at
+
+    # What the scheduler does, from its threads and under its lock.
+
+    def start(self, now: float) -> None:
+        self._started_at = now
+
+    def offer(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self._wake_up()
+
+    def finish(self, error: Exception | None = None) -> None:
+        """The end; a second one is ignored."""
+        if not self.ended:
+            self._error = error
+            self.ended = True
+            self.connect(lambda: None, lambda: 0)  # lets go of the run and its arrays
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        if not self._wake_up_sent:
+            self._wake_up_sent = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+                self._loop.call_soon_threadsafe(self._awake)
+
+    def _awake(self) -> None:
+        self._wake_up_sent = False  # before the reader looks: what is offered after this sends another
+        self._news.set()
