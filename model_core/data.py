@@ -75,12 +75,12 @@ def load_dataset(
     Raises:
       DataError: if files are missing, damaged or of the wrong kind.
     """
-    if str(data) == "mnist":
+    if data == "mnist":
         arrays, source = load_mnist(data_dir)
         train = as_images(arrays["x_train"], arrays["y_train"], "MNIST")
         test = as_images(arrays["x_test"], arrays["y_test"], "MNIST")
         return _make_dataset("mnist", train, test, source, num_validation, seed)
-    if str(data) == "digits":
+    if data == "digits":
         train, test = _load_digits()
         return _make_dataset(
             "digits", train, test, "scikit-learn's 8x8 digits, a fixed fifth for the test", num_validation, seed

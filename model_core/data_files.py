@@ -30,6 +30,7 @@ _READ_ERRORS = (
     ),
     *(zipfile.BadZipFile, zlib.error),
 )
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # by content: a .png may hold anything else
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm"}
 
 
@@ -176,7 +177,7 @@ def _load_grey(path: Path) -> np.ndarray:
     from PIL import Image  # only who has pictures pays for it
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(
                     f"{path}: {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} in all. Shrink it."

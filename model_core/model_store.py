@@ -148,4 +148,7 @@ def _newest_version(folder: Path, name: str | None) -> tuple[Model, dict[int, st
             _log.warning("skipped version %06d: %s", version, error)
     if skipped:
         raise ModelError(f"{folder}: none of its versions can be used. " + " ".join(skipped.values()))
+    inside = list_models(folder)
+    if inside:
+        raise ModelError(f"{folder}: holds the models {', '.join(inside)}. Name one of them: {folder / inside[0]}.")
     raise ModelError(f"{folder}: expected a version folder such as 000001, found none. Train a model: `rbm train`.")

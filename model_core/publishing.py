@@ -170,9 +170,11 @@ def _write_file(path: Path, content: bytes) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Makes the model's folder and makes its own entry last."""
+    """Makes the model's folder, and makes it and those above it that are new last."""
+    new = [path for path in folder.parents if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    _sync_folder(folder.parent)
+    for path in (folder, *new):
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -116,6 +116,9 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         load_model(tmp_path)
     with pytest.raises(ModelError, match="rbm train"):
         newest_model(tmp_path, "nothing")
+    publish_small(tmp_path / "all")
+    with pytest.raises(ModelError, match=r"holds the models m\. Name one of them"):
+        load_model(tmp_path / "all")
     assert list_models(tmp_path / "nothing") == [] == list_versions(tmp_path / "nothing")
 
 

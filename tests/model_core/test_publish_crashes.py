@@ -138,6 +138,7 @@ def test_a_write_that_ends_half_way(tmp_path: Path) -> None:
         assert code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here; the file layer's own test covers it")
 def test_killed_at_every_system_call(tmp_path: Path) -> None:
     checkpoints, log = tmp_path / "checkpoints", tmp_path / "log"
