@@ -1,0 +1,108 @@
+"""The app as a factory: nothing global, so several apps can live in one process, and importing this does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from service import routes, routes_arrays, routes_chains, routes_models
+from service.errors import add_error_table
+from service.metrics import Metrics
+from service.middleware import ApiKeys, RequestContext
+from service.openapi import describe, package_version
+from service.registry import Registry
+from service.scheduler import Scheduler
+from service.settings import Settings
+from service.streaming import Lifecycle
+from service.tracing import add_tracing
+from service.uploads import Intake
+
+logger = logging.getLogger("rbm.app")
+EXPOSED_HEADERS = (
+    "X-Request-ID", "RBM-Model", "RBM-Version", "RBM-Seed", "RBM-Steps", "Server-Timing", "Retry-After", "ETag",
+)  # fmt: skip
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Builds the app; its lifespan starts the engine and loads the models in the background.
+
+    Args:
+      settings: None reads the environment (`RBM_*`).
+    """
+    settings = settings or Settings()
+    app = FastAPI(
+        title="RBM service",
+        summary="Dreams, samples and features of a Restricted Boltzmann Machine.",
+        version=package_version(),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    for module in (routes_chains, routes_arrays, routes_models, routes):
+        app.include_router(module.router)
+    add_error_table(app)
+    _add_middleware(app, settings)
+    describe(app)
+    add_tracing(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Starts the parts; the port opens at once, and `/readyz` says when the model is there."""
+    settings, state = app.state.settings, app.state
+    state.lifecycle = Lifecycle()
+    state.intake = Intake(settings.max_image_bytes, settings.max_array_bytes)
+    state.encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
+    state.scheduler = Scheduler(
+        num_threads=settings.threads, max_job_seconds=settings.budget_seconds, metrics=state.metrics
+    )
+    state.registry = Registry(
+        settings.checkpoints,
+        default_model=settings.default_model,
+        engine=state.scheduler.engine,
+        poll_seconds=settings.reload_seconds,
+        metrics=state.metrics,
+    )
+    state.scheduler.start()
+    state.registry.start()
+    try:
+        yield
+    finally:
+        state.lifecycle.stop.set()
+        await asyncio.to_thread(state.registry.stop)
+        await asyncio.to_thread(state.scheduler.stop)
+        state.intake.close()
+        state.encoders.shutdown(wait=False, cancel_futures=True)
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Added from the inside out."""
+    digests = settings.key_digests()
+    if digests:
+        app.add_middleware(ApiKeys, digests=digests)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Content-Type", "X-API-Key", "Authorization", "X-Request-ID", "X-Request-Timeout"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    metrics = app.state.metrics
+
+    def observe(route: str, status: int, seconds: float) -> None:
+        metrics.requests.labels(route, str(status)).inc()
+        metrics.request_seconds.labels(route).observe(seconds)
+
+    app.add_middleware(RequestContext, max_header_bytes=settings.max_header_bytes, observe=observe)

@@ -1,0 +1,152 @@
+"""What every request passes through, as pure ASGI.
+
+No `BaseHTTPMiddleware`: behind it a handler cannot see that its client has left, and context variables break.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import CLIENT_GONE, Problem, problem_response, to_problem
+from service.logs import request_id_now
+
+logger = logging.getLogger("rbm.http")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MAX_TARGET_BYTES = 8192
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+# Documentation and probes: nothing here computes, and a browser cannot add a header to open a page.
+OPEN_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+OPEN_FOLDERS = ("/web/", "/problems/")
+Observer = Callable[[str, int, float], None]  # route, status, seconds
+
+
+class RequestContext:
+    """Outermost: request id, security headers, log line, metrics, HEAD, head limits, and 500 as a problem document."""
+
+    def __init__(self, app: ASGIApp, max_header_bytes: int, observe: Observer) -> None:
+        self.app, self.max_header_bytes, self.observe = app, max_header_bytes, observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(Headers(scope=scope))
+        inner = {**scope, "state": {**scope.get("state", {}), "request_id": request_id}}
+        if scope["method"] == "HEAD":
+            inner["method"] = "GET"
+        answer = _Answer(send, request_id, without_body=scope["method"] == "HEAD")
+        token = request_id_now.set(request_id)
+        try:
+            await self._run(inner, receive, answer)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(inner.get("route"), "path", None) or "unmatched"
+            status = answer.status or CLIENT_GONE
+            self.observe(route, status, seconds)
+            _log(scope, status, seconds)
+            request_id_now.reset(token)
+
+    async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        try:
+            _check_head(scope, self.max_header_bytes)
+            _check_query(scope["query_string"])
+            await self.app(scope, receive, answer.send)
+        except Exception as error:
+            problem = to_problem(error)
+            if problem is None:
+                logger.exception("unexpected error")
+                problem = Problem(500, "An unexpected error; it was logged under this request_id.")
+            if not answer.status and problem.status != CLIENT_GONE:
+                await problem_response(problem, answer.request_id, scope["path"])(scope, receive, answer.send)
+
+
+class _Answer:
+    """The sending side of one request: adds headers to whatever is answered, errors included."""
+
+    def __init__(self, send: Send, request_id: str, without_body: bool) -> None:
+        self._send, self.request_id, self.without_body = send, request_id, without_body
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.request_id
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+        elif self.without_body and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+class ApiKeys:
+    """Asks for a key everywhere but on the open paths. Compares digests in constant time, every key each time."""
+
+    def __init__(self, app: ASGIApp, digests: Sequence[bytes]) -> None:
+        self.app, self.digests = app, list(digests)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_open(scope["path"]) and not self._knows(Headers(scope=scope)):
+            raise Problem(
+                401,
+                "This service needs an API key. Send it in the header X-API-Key, or as Authorization: Bearer KEY.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        await self.app(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
+
+    def _knows(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        key = headers.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
+        digest = hashlib.sha256(key.encode("latin-1")).digest()
+        return sum(hmac.compare_digest(digest, known) for known in self.digests) > 0
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _check_head(scope: Scope, max_header_bytes: int) -> None:
+    """h11 checks the size of a head only while it is incomplete; one that came in a single read gets here."""
+    target = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    if target > MAX_TARGET_BYTES:
+        raise Problem(414, f"The address has {target:,} bytes; the limit is {MAX_TARGET_BYTES:,}.")
+    size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > max_header_bytes:
+        raise Problem(431, f"The headers have {size:,} bytes; the limit is {max_header_bytes:,}.")
+
+
+def _check_query(query: bytes) -> None:
+    """Of two values for one parameter the framework would silently take one."""
+    names = [name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        errors = [{"parameter": name, "detail": "given twice; send it once."} for name in twice]
+        raise Problem(422, "; ".join(f"`{name}`: given twice; send it once." for name in twice), errors=errors)
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    level = logging.DEBUG if scope["path"] in ("/healthz", "/readyz", "/metrics") and status < 500 else logging.INFO
+    fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 6)}
+    # %r: a path is the client's text, and a line break in it must not forge a line of the log.
+    values = (scope["method"], scope["path"], status, 1e3 * seconds)
+    logger.log(level, "%s %r %d %.1f ms", *values, extra={"fields": fields})

@@ -1,0 +1,105 @@
+"""`/features` and `/energy`: numbers of images, computed at once and never behind long chains."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.answers import csv_bytes, json_bytes, npy_bytes
+from service.inputs import read_pixels
+from service.openapi import image_body, table_answers
+from service.schemas import TABLE_FORMATS, EnergyParams, FeaturesParams, TimeoutHeader
+from service.serving import (
+    NOT_STORED,
+    answer,
+    chosen_format,
+    chosen_model,
+    deadline_of,
+    encode,
+    model_headers,
+    server_timing,
+)
+from service.starts import binarize, chain_seeds, draw_seed
+from service.streaming import while_connected
+
+router = APIRouter(tags=["arrays"])
+
+
+@router.post("/features", responses=table_answers("Features"), openapi_extra=image_body(many=True))
+async def features(
+    request: Request, params: Annotated[FeaturesParams, Query()], x_request_timeout: TimeoutHeader = None
+) -> Response:
+    """Hidden activations of images: p(h=1 given v), their logits, or samples drawn from them."""
+    format_name = chosen_format(request, params.format, TABLE_FORMATS)
+    deadline = deadline_of(request, params, x_request_timeout)
+    model = await chosen_model(request, params)
+    began = time.perf_counter()
+    pixels = await read_pixels(request, model, params.invert, many=True)
+    decoded = time.perf_counter()
+    seed = None
+    compute = model.hidden_logits if params.kind == "logits" else model.hidden_probs
+    hidden = await while_connected(request, request.app.state.scheduler.run_quick(compute, pixels, deadline=deadline))
+    if params.kind == "samples":
+        seed = draw_seed() if params.seed is None else params.seed
+        hidden = binarize(hidden, chain_seeds(seed, len(hidden)))
+    computed = time.perf_counter()
+    content = await encode(request, _encode_features, model, params.kind, seed, hidden, format_name)
+    headers = model_headers(model, **({} if seed is None else {"seed": seed})) | NOT_STORED
+    headers |= server_timing(decode=decoded - began, compute=computed - decoded, encode=time.perf_counter() - computed)
+    return answer(content, format_name, headers)
+
+
+@router.post("/energy", responses=table_answers("Energies"), openapi_extra=image_body(many=True))
+async def energy(
+    request: Request, params: Annotated[EnergyParams, Query()], x_request_timeout: TimeoutHeader = None
+) -> Response:
+    """Free energy in nats, and surprise: its percentile among held-out digits (100: none was as strange).
+
+    Free energies are not normalised: they can be compared within one version of one model only. The model knows
+    black and white pixels, so grey ones are drawn as 0 or 1, with `seed`.
+    """
+    format_name = chosen_format(request, params.format, TABLE_FORMATS)
+    deadline = deadline_of(request, params, x_request_timeout)
+    model = await chosen_model(request, params)
+    began = time.perf_counter()
+    pixels = await read_pixels(request, model, params.invert, many=True)
+    decoded = time.perf_counter()
+    visible = binarize(pixels, chain_seeds(params.seed, len(pixels)))
+    quick = request.app.state.scheduler.run_quick(model.free_energy, visible, deadline=deadline)
+    free_energy = await while_connected(request, quick)
+    surprise = model.surprise(free_energy)
+    content = await encode(request, _encode_energy, model, params.seed, free_energy, surprise, format_name)
+    headers = model_headers(model, seed=params.seed) | NOT_STORED
+    headers |= server_timing(decode=decoded - began, compute=time.perf_counter() - decoded)
+    return answer(content, format_name, headers)
+
+
+def _encode_features(model: Any, kind: str, seed: int | None, hidden: np.ndarray, format_name: str) -> bytes:
+    if format_name == "npy":
+        return npy_bytes(hidden)
+    if format_name == "csv":
+        lines = io.StringIO()
+        np.savetxt(lines, hidden, fmt="%d" if hidden.dtype == np.uint8 else "%.6g", delimiter=",")
+        header = ",".join(f"hidden_{unit}" for unit in range(hidden.shape[1]))
+        return f"{header}\n{lines.getvalue()}".encode()
+    document = {"model": model.name, "version": model.version, "kind": kind, "shape": list(hidden.shape)}
+    if seed is not None:
+        document["seed"] = seed
+    return json_bytes({**document, "features": hidden})
+
+
+def _encode_energy(model: Any, seed: int, free_energy: np.ndarray, surprise: Any, format_name: str) -> bytes:
+    missing = surprise is None  # the version carries no percentiles
+    if format_name == "npy":
+        column = np.full(len(free_energy), np.nan) if missing else surprise
+        return npy_bytes(np.column_stack([free_energy, column]))
+    if format_name == "csv":
+        shown = [""] * len(free_energy) if missing else [f"{value:.2f}" for value in surprise]
+        return csv_bytes("image,free_energy,surprise", enumerate(free_energy), shown)
+    document = {"model": model.name, "version": model.version, "seed": seed, "free_energy": free_energy}
+    return json_bytes({**document, "surprise": None if missing else np.asarray(surprise)})

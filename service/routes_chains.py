@@ -1,0 +1,183 @@
+"""`/dream`, `/sample` and `/inpaint`: chains from an image, from noise, and around pixels that are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from service.answers import Drawing, encode_answer, encode_frame
+from service.errors import bad_parameter
+from service.inputs import read_mask, read_pixels
+from service.jobs import ChainJob, Frame
+from service.negotiation import ANIMATED, MEDIA_TYPES
+from service.openapi import image_body, inpaint_body, picture_answers
+from service.schemas import (
+    MAX_CHAINS,
+    PICTURE_FORMATS,
+    ChainParams,
+    DreamParams,
+    InpaintParams,
+    SampleParams,
+    TimeoutHeader,
+)
+from service.serving import (
+    NOT_STORED,
+    Cache,
+    answer,
+    chosen_format,
+    chosen_model,
+    deadline_of,
+    encode,
+    model_headers,
+    server_timing,
+)
+from service.starts import binarize, chain_seeds, draw_seed, noise
+from service.streaming import events, while_connected
+
+if TYPE_CHECKING:
+    from service.registry import ServedModel
+
+router = APIRouter(tags=["chains"])
+_ANIMATION_FRAMES, _STRIP_FRAMES = 30, 10
+
+
+@router.post("/dream", responses=picture_answers(), openapi_extra=image_body())
+async def dream(
+    request: Request, params: Annotated[DreamParams, Query()], x_request_timeout: TimeoutHeader = None
+) -> Response:
+    """Dreams on from an image: chains that start at its pixels, grey ones drawn as 0 or 1."""
+    format_name = chosen_format(request, params.format, PICTURE_FORMATS)
+    deadline = deadline_of(request, params, x_request_timeout)
+    model = await chosen_model(request, params)
+    began = time.perf_counter()
+    pixels = await read_pixels(request, model, params.invert, many=False)
+    decode_seconds = time.perf_counter() - began
+    _check_chains(len(pixels), params.n)
+    pixels = np.repeat(pixels, params.n, axis=0)
+    seed = draw_seed() if params.seed is None else params.seed
+    seeds = chain_seeds(seed, len(pixels))
+    start = pixels if params.mode == "mean_field" else binarize(pixels, seeds)
+    job = _job(model, params, params.steps, format_name, start, seeds, deadline, mode=params.mode)
+    return await _run(request, job, Drawing(params, model, seed, pixels), format_name, NOT_STORED, decode_seconds)
+
+
+@router.get("/sample", responses=picture_answers(cached=True))
+async def sample(
+    request: Request, params: Annotated[SampleParams, Query()], x_request_timeout: TimeoutHeader = None
+) -> Response:
+    """Samples: chains that start at noise. With a `seed` the answer never changes and may be cached."""
+    format_name = chosen_format(request, params.format, PICTURE_FORMATS)
+    deadline = deadline_of(request, params, x_request_timeout)
+    model = await chosen_model(request, params)
+    if params.method == "equilibrium":
+        raise bad_parameter("method", f"model {model.name!r} has no temperature ladder; use method=gibbs.")
+    headers = NOT_STORED
+    if params.seed is not None and format_name != "sse":
+        cache = Cache(request, model, params, format_name)
+        if unchanged := cache.not_modified():
+            return unchanged
+        headers = cache.headers
+    seed = draw_seed() if params.seed is None else params.seed
+    seeds = chain_seeds(seed, params.n)
+    start = noise(seeds, model.num_visible)
+    job = _job(model, params, params.steps, format_name, start, seeds, deadline)
+    return await _run(request, job, Drawing(params, model, seed, start.astype(np.float32)), format_name, headers)
+
+
+@router.post("/inpaint", responses=picture_answers(), openapi_extra=inpaint_body())
+async def inpaint(
+    request: Request, params: Annotated[InpaintParams, Query()], x_request_timeout: TimeoutHeader = None
+) -> Response:
+    """Keeps the pixels under the mask (white, or 1) and dreams the others, which start at noise."""
+    format_name = chosen_format(request, params.format, PICTURE_FORMATS)
+    deadline = deadline_of(request, params, x_request_timeout)
+    model = await chosen_model(request, params)
+    began = time.perf_counter()
+    pixels, kept = await read_mask(request, model, params.invert)
+    decode_seconds = time.perf_counter() - began
+    if params.keep == "black":
+        kept = ~kept
+    _check_chains(len(pixels), params.n)
+    pixels, kept = (np.repeat(rows, params.n, axis=0) for rows in (pixels, kept))
+    seed = draw_seed() if params.seed is None else params.seed
+    seeds = chain_seeds(seed, len(pixels))
+    start = np.where(kept, binarize(pixels, seeds), noise(seeds, model.num_visible))
+    job = _job(model, params, params.steps, format_name, start, seeds, deadline, clamp=kept)
+    drawing = Drawing(params, model, seed, np.where(kept, pixels, 0.0).astype(np.float32))
+    return await _run(request, job, drawing, format_name, NOT_STORED, decode_seconds)
+
+
+def _check_chains(num_images: int, n: int) -> None:
+    if num_images * n > MAX_CHAINS:
+        raise bad_parameter("n", f"{num_images} images x {n} chains are more than {MAX_CHAINS} chains. Send fewer.")
+
+
+def _default_every(params: ChainParams, steps: int, format_name: str) -> int:
+    """Frames enough for what was asked for: an animation, a stream, or a strip."""
+    frames = _STRIP_FRAMES if params.view == "strip" else 0
+    if format_name in (*ANIMATED, "sse"):
+        frames = _ANIMATION_FRAMES
+    return max(1, math.ceil(steps / frames)) if frames else 0
+
+
+def _job(
+    model: ServedModel,
+    params: ChainParams,
+    steps: int,
+    format_name: str,
+    start: np.ndarray,
+    seeds: np.ndarray,
+    deadline: float,
+    **options: Any,
+) -> ChainJob:
+    every = _default_every(params, steps, format_name) if params.every is None else params.every
+    return ChainJob(
+        model=model,
+        visible=start,
+        seeds=seeds,
+        num_steps=steps,
+        temperature=params.temperature,
+        every=every,
+        deadline=deadline,
+        **options,
+    )
+
+
+async def _run(
+    request: Request,
+    job: ChainJob,
+    drawing: Drawing,
+    format_name: str,
+    cache_headers: dict[str, str],
+    decode_seconds: float = 0.0,
+) -> Response:
+    """Runs the job and answers in `format_name`."""
+    drawing = dataclasses.replace(drawing, steps=job.num_steps, every=job.every)
+    headers = {**model_headers(drawing.model, seed=drawing.seed, steps=job.num_steps), **cache_headers}
+    scheduler, settings = request.app.state.scheduler, request.app.state.settings
+    if format_name == "sse":
+        ticket = scheduler.submit(job, stream=True)
+
+        async def show(frame: Frame) -> dict[str, Any]:
+            return await encode(request, encode_frame, drawing, frame)
+
+        stream = events(request, ticket, show, drawing.summary(), settings.heartbeat_seconds)
+        headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
+        return StreamingResponse(stream, headers=headers, media_type=MEDIA_TYPES["sse"])
+    ticket = scheduler.submit(job)
+    frames = await while_connected(request, ticket.result())
+    began = time.perf_counter()
+    content = await encode(request, encode_answer, drawing, frames, format_name)
+    timing = server_timing(
+        queue=ticket.queue_seconds,
+        decode=decode_seconds,
+        gibbs=ticket.compute_seconds,
+        encode=time.perf_counter() - began,
+    )
+    return answer(content, format_name, {**headers, **timing})

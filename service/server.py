@@ -1,0 +1,115 @@
+"""Runs the app in uvicorn: binds, limits connections, drains on SIGTERM and exits 0.
+
+uvicorn alone exits with the signal's status, waits for ever for an endless stream, and prints a bare line when the port
+is taken. Its HTTP protocol has no limits of its own: those are in `connections`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.connections import make_protocol
+from service.logs import set_up_logs
+from service.settings import Settings
+
+logger = logging.getLogger("rbm.server")
+_BACKLOG = 2048
+_LAST_WORDS = 1.0  # seconds before the limit at which requests that still wait are told that the server stops
+
+
+def serve(settings: Settings | None = None) -> int:
+    """Serves until a signal comes. Returns the exit status: 0 after a clean drain, 1 if it could not start."""
+    settings = settings or Settings()
+    set_up_logs(settings.log_format, settings.log_level)
+    try:
+        settings.check_exposure()
+        listener = bind(settings.host, settings.port)
+    except (ValueError, OSError) as error:
+        print(f"rbm serve: {error}", file=sys.stderr)
+        return 1
+    _allow_many_sockets()
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        http=make_protocol(settings),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=max(1, round(settings.idle_seconds)),
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+    )
+    host, port = listener.getsockname()[:2]
+    logger.info("serving on http://%s:%d (API: /docs; stop: Ctrl-C)", f"[{host}]" if ":" in host else host, port)
+    server = DrainingServer(config, app, settings)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+      OSError: with a sentence that says what to do.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        hint = "Is another server running? Choose another port: --port or RBM_PORT (0 takes a free one)."
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}. {hint}") from error
+
+
+def _allow_many_sockets() -> None:
+    """Raises the soft limit of open files to the hard one: 1,024 would be used up by idle sockets."""
+    try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        soft = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    except (ImportError, ValueError, OSError):
+        logger.debug("the limit of open files stays as it is")
+
+
+class DrainingServer(uvicorn.Server):
+    """SIGTERM, SIGINT: not ready at once, accept for `drain_delay`, finish what was accepted, exit 0. Again: now."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
+        super().__init__(config)
+        self._app, self._settings = app, settings
+        self._draining_since: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining_since is not None or not self.started:
+            os._exit(0 if not self.started and sig == signal.SIGTERM else 128 + sig)
+        self._draining_since = time.monotonic()
+        self._app.state.lifecycle.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._draining_since is not None:
+            self.should_exit = time.monotonic() - self._draining_since >= self._settings.drain_delay
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the listener, reads what had come in by then, and waits for the rest within the limit."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0.05)
+        last_words = max(0.0, self._settings.drain_seconds - _LAST_WORDS)
+        asyncio.get_running_loop().call_later(last_words, self._app.state.lifecycle.stop.set)
+        await super().shutdown(sockets)

@@ -1,0 +1,87 @@
+"""What the routes share: which model, by when, and headers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.negotiation import MEDIA_TYPES, choose_format
+from service.schemas import ModelParams
+
+if TYPE_CHECKING:
+    from service.registry import ServedModel
+
+T = TypeVar("T")
+
+
+def deadline_of(request: Request, params: ModelParams, header: float | None) -> float:
+    """When the answer is no longer wanted, in `time.monotonic()` seconds: the shorter of parameter and header."""
+    given = [seconds for seconds in (params.timeout, header) if seconds is not None]
+    return time.monotonic() + min(given, default=request.app.state.settings.default_timeout)
+
+
+def chosen_format(request: Request, requested: str | None, offered: Sequence[str]) -> str:
+    accept = ",".join(request.headers.getlist("accept"))
+    return choose_format(requested, accept, offered)
+
+
+async def chosen_model(request: Request, params: ModelParams) -> ServedModel:
+    """The model that `params` name. Raises UnknownModel, UnknownVersion, NotReady."""
+    registry = request.app.state.registry
+    if params.version is None:
+        return registry.get(params.model)
+    return await encode(request, registry.get, params.model, params.version)  # may be read from the disk
+
+
+async def encode(request: Request, function: Callable[..., T], *args: Any) -> T:
+    """Runs the making of an answer aside: the event loop never computes."""
+    return await asyncio.get_running_loop().run_in_executor(request.app.state.encoders, function, *args)
+
+
+def model_headers(model: ServedModel, **further: object) -> dict[str, str]:
+    """RBM-Model and RBM-Version, with what else is given: `seed=3` becomes RBM-Seed: 3."""
+    return {
+        "RBM-Model": model.name,
+        "RBM-Version": str(model.version),
+        **{f"RBM-{name.capitalize()}": str(value) for name, value in further.items()},
+    }
+
+
+def server_timing(**seconds: float) -> dict[str, str]:
+    return {"Server-Timing": ", ".join(f"{name};dur={1e3 * value:.2f}" for name, value in seconds.items())}
+
+
+def answer(content: bytes, format_name: str, headers: dict[str, str]) -> Response:
+    return Response(content, headers={"Vary": "Accept", **headers}, media_type=MEDIA_TYPES[format_name])
+
+
+class Cache:
+    """ETag and Cache-Control of a GET whose answer is a pure function of the model's version and its parameters."""
+
+    def __init__(self, request: Request, model: ServedModel, params: BaseModel, format_name: str) -> None:
+        """The tag covers all that decides the bytes, so it is known before anything is computed."""
+        facts = [request.scope["path"], model.name, model.version, model.manifest["files"], format_name]
+        facts += [params.model_dump(exclude={"model", "version", "timeout", "format"}), request.app.version]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+        self.etag = f'"{digest[:32]}"'
+        who = "private" if request.app.state.settings.key_digests() else "public"
+        # An answer for "the newest version" goes stale at the next publish; one of a named version never does.
+        age = 60 if getattr(params, "version", None) is None else 3600
+        self.headers = {"ETag": self.etag, "Cache-Control": f"{who}, max-age={age}", "Vary": "Accept"}
+        self._wanted = request.headers.get("if-none-match", "")
+
+    def not_modified(self) -> Response | None:
+        """304 if the client has these bytes already."""
+        tags = [tag.strip().removeprefix("W/") for tag in self._wanted.split(",")]
+        return Response(status_code=304, headers=self.headers) if self.etag in tags or "*" in tags else None
+
+
+NOT_STORED = {"Cache-Control": "no-store"}

@@ -1,0 +1,27 @@
+"""Where chains begin: seeds, noise, grey images drawn as 0 or 1. The service's way to `model_core.randomness`."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+
+from model_core.randomness import VISIBLE_LAYER, chain_seeds, noise, uniforms
+
+__all__ = ["binarize", "chain_seeds", "draw_seed", "noise"]
+_START_STEP = 2**63 - 1  # a step that no chain reaches, as in `noise`: no chain starts at both
+
+
+def draw_seed() -> int:
+    """A seed for a request that named none."""
+    return secrets.randbelow(2**63)
+
+
+def binarize(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Draws each pixel as 1 with its grey value as the probability: uint8 [chains, visible].
+
+    Args:
+      pixels: float32 [chains, visible] in 0..1. Where they are 0 or 1 nothing is random.
+      seeds: uint64 [chains]; the same seed draws the same image.
+    """
+    return (uniforms(seeds, _START_STEP, VISIBLE_LAYER, pixels.shape[1]) < pixels).astype(np.uint8)

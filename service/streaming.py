@@ -1,0 +1,122 @@
+"""Waiting for work while watching the client, and server-sent events.
+
+A client that leaves cancels its work: a task awaits `receive`, which tells of the leaving, also behind middleware.
+A server that stops tells whoever still waits: the last event of a stream, or 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from service.errors import busy, problem_body, to_problem
+from service.jobs import Frame
+from service.tickets import Ticket
+
+T = TypeVar("T")
+_STOPPED = "The server is shutting down and could not finish this"
+
+
+class Lifecycle:
+    """Where the server is in its life: `draining` since the first signal, `stop` is set just before the end."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.stop = asyncio.Event()
+
+
+async def gone(request: Request) -> None:
+    """Returns when the client has left. The body must have been read, or must not be wanted."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves or the server stops.
+
+    Raises:
+      ClientDisconnect: the client left.
+      Problem: 503, the server stops.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(gone(request))
+    stopping = asyncio.ensure_future(request.app.state.lifecycle.stop.wait())
+    try:
+        await asyncio.wait({working, leaving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if leaving.done():
+            raise ClientDisconnect
+        raise busy(503, _STOPPED, 1.0)
+    finally:
+        for task in (working, leaving, stopping):
+            task.cancel()
+        with contextlib.suppress(BaseException):  # its result was taken above, or nobody wants it
+            await working
+
+
+def event(name: str, data: dict[str, Any]) -> bytes:
+    """One server-sent event; JSON has no line breaks, so one data line is enough."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+async def events(
+    request: Request,
+    ticket: Ticket,
+    show_frame: Callable[[Frame], Awaitable[dict[str, Any]]],
+    summary: dict[str, Any],
+    heartbeat_seconds: float,
+) -> AsyncIterator[bytes]:
+    """The stream of one job: `queued`, `frame`..., then `done` or `error`; a comment when nothing happens for long.
+
+    Args:
+      show_frame: the data of a frame's event.
+      summary: the data of `done`, besides the last step.
+    """
+    stopping = asyncio.ensure_future(request.app.state.lifecycle.stop.wait())
+    frames = aiter(ticket.frames())
+    following: asyncio.Future[Frame | None] | None = None
+    step = 0
+    try:
+        position = ticket.position
+        yield event("queued", {"position": position})
+        while True:
+            following = following or asyncio.ensure_future(_next(frames))
+            await asyncio.wait({following, stopping}, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                frame, following = following.result(), None
+                if frame is None:
+                    break
+                step = frame.step
+                yield event("frame", {"step": step, **await show_frame(frame)})
+            elif stopping.done():
+                raise busy(503, _STOPPED, 1.0)
+            elif ticket.position != position:
+                position = ticket.position
+                yield event("queued", {"position": position})
+            else:
+                yield b": still here\n\n"
+        yield event("done", {**summary, "step": step})
+    except Exception as error:
+        yield event("error", _last_words(request, error))
+    finally:
+        ticket.cancel()
+        stopping.cancel()
+        if following is not None:
+            following.cancel()
+
+
+async def _next(frames: AsyncIterator[Frame]) -> Frame | None:
+    return await anext(frames, None)
+
+
+def _last_words(request: Request, error: Exception) -> dict[str, Any]:
+    problem = to_problem(error)
+    if problem is None:
+        raise error
+    return problem_body(problem, request.state.request_id, request.scope["path"])
