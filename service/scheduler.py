@@ -196,10 +196,11 @@ class Scheduler:
         return []
 
     def pick_slice(self) -> list[Turn]:
-        """The next slice, or an empty list; the caller holds the lock, or there are no threads (tests)."""
-        turns = self._roster.pick(self._clock(), 1 + self._num_idle)
-        if self._num_idle and self._roster.num_waiting:
-            self._changed.notify()
+        """The next slice; an empty list if there is nothing to do."""
+        with self._changed:
+            turns = self._roster.pick(self._clock(), 1 + self._num_idle)
+            if self._num_idle and self._roster.num_waiting:
+                self._changed.notify()
         return turns
 
     def run_slice(self, turns: list[Turn]) -> None:

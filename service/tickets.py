@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from service.admission import bytes_of_frame
 from service.jobs import ChainJob, Frame
@@ -45,7 +45,7 @@ class Ticket:
 
     # What a client sees.
 
-    async def frames(self) -> AsyncIterator[Frame]:
+    async def frames(self) -> AsyncGenerator[Frame, None]:
         """The frames as they are made; the last one is step `num_steps`. For one reader, once.
 
         Leaving early cancels the job.

@@ -1,0 +1,97 @@
+"""Who goes first, counted in slices and never in seconds."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.line import OLDEST_EVERY
+from service.scheduler import Scheduler
+from service.tickets import Ticket
+from tests.service.fakes import SPEED, Clock, FakeEngine, fake_model, make_job, step_by_hand
+
+SLICE = SPEED // 500  # chain-steps of a slice of 2 ms
+
+
+def make_scheduler() -> tuple[Scheduler, FakeEngine]:
+    clock = Clock()
+    engine = FakeEngine(clock)
+    return Scheduler(engine=engine, clock=clock, num_threads=1, max_queue_seconds=1e9), engine
+
+
+def slices_until(scheduler: Scheduler, ticket: Ticket) -> int:
+    num_slices = 0
+    while not ticket.ended:
+        num_slices += step_by_hand(scheduler, 1)
+    return num_slices
+
+
+def test_a_short_job_never_waits_for_long_ones() -> None:
+    async def check() -> None:
+        scheduler, _ = make_scheduler()
+        for seed in range(50):
+            scheduler.submit(make_job(100 * SLICE, seed=seed))
+        for lead in range(10):
+            step_by_hand(scheduler, lead)
+            assert slices_until(scheduler, scheduler.submit(make_job(10))) <= 2
+
+    asyncio.run(check())
+
+
+def test_a_long_job_is_not_starved_by_short_ones() -> None:
+    async def check() -> None:
+        scheduler, _ = make_scheduler()
+        long_job = scheduler.submit(make_job(10 * SLICE))
+        num_slices = 0
+        while not long_job.ended:
+            scheduler.submit(make_job(SLICE))  # a slice full of short work, for every slice that passes
+            num_slices += step_by_hand(scheduler, 1)
+        assert num_slices <= OLDEST_EVERY * 11
+
+    asyncio.run(check())
+
+
+def test_equal_jobs_end_in_the_order_in_which_they_came() -> None:
+    async def check() -> None:
+        scheduler, _ = make_scheduler()
+        tickets = [scheduler.submit(make_job(5 * SLICE, seed=seed)) for seed in range(6)]
+        assert [ticket.position for ticket in tickets] == [1, 2, 3, 4, 5, 6]
+        ends = []
+        for number, ticket in enumerate(tickets):
+            ends.append(slices_until(scheduler, ticket))
+            assert [other.ended for other in tickets] == [other <= number for other in range(6)]
+        assert sum(ends) <= 6 * 5 + 6
+
+    asyncio.run(check())
+
+
+def test_small_jobs_on_one_model_share_a_call() -> None:
+    async def check() -> None:
+        scheduler, engine = make_scheduler()
+        for seed in range(20):
+            scheduler.submit(make_job(10, seed=seed))
+        scheduler.submit(make_job(10, model=fake_model("other")))
+        step_by_hand(scheduler)
+        assert [len(call.seeds) for call in engine.calls] == [10, 10, 1]
+
+    asyncio.run(check())
+
+
+def test_idle_threads_share_what_waits() -> None:
+    async def check() -> None:
+        scheduler, _ = make_scheduler()
+        scheduler._num_idle = 1
+        for seed in range(6):
+            scheduler.submit(make_job(2, seed=seed))
+        assert len(scheduler.pick_slice()) == 3
+
+    asyncio.run(check())
+
+
+def test_the_chains_of_a_job_run_side_by_side() -> None:
+    async def check() -> None:
+        scheduler, _ = make_scheduler()
+        scheduler.submit(make_job(10 * SLICE, 2))
+        first, second = scheduler.pick_slice(), scheduler.pick_slice()
+        assert [turn.part.rows.start for turn in (*first, *second)] == [0, 1]
+
+    asyncio.run(check())
