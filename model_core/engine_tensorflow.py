@@ -79,13 +79,15 @@ def _gibbs(model: Prepared, chains: Chains) -> tuple[tf.Tensor, tf.Tensor]:
     may_change = ~tf.transpose(chains.clamp)
     hidden = tf.zeros([model.weights.shape[1], visible.shape[1]])
     logits = tf.zeros_like(visible)
-    for done in tf.range(tf.reduce_max(chains.num_steps)):
+    done, most = _zero_and_most(chains.num_steps)
+    while done < most:
         moving, step = done < chains.num_steps, chains.first_step + done
         hidden_logits = (model.weights_transposed @ visible + model.hidden_bias) / chains.temperature
         hidden = tf.where(moving, _draw(hidden_logits, chains.seeds, step, HIDDEN_LAYER), hidden)
         # Where a chain stands still, `hidden` is that of its last step, and so are these logits.
         logits = (model.weights @ hidden + model.visible_bias) / chains.temperature
         visible = tf.where(moving & may_change, _draw(logits, chains.seeds, step, VISIBLE_LAYER), visible)
+        done += 1
     probs = tf.where(chains.num_steps > 0, tf.sigmoid(logits), visible)
     return tf.cast(tf.transpose(visible), tf.uint8), tf.transpose(probs)
 
@@ -95,12 +97,19 @@ def _mean_field(model: Prepared, chains: Chains) -> tuple[tf.Tensor]:
     """Advances one batch of probabilities; see `TensorFlowEngine.advance_mean_field`."""
     visible = tf.transpose(chains.visible)
     may_change = ~tf.transpose(chains.clamp)
-    for done in tf.range(tf.reduce_max(chains.num_steps)):
+    done, most = _zero_and_most(chains.num_steps)
+    while done < most:
         moving = done < chains.num_steps
         hidden = tf.sigmoid((model.weights_transposed @ visible + model.hidden_bias) / chains.temperature)
         probs = tf.sigmoid((model.weights @ hidden + model.visible_bias) / chains.temperature)
         visible = tf.where(moving & may_change, probs, visible)
+        done += 1
     return (tf.transpose(visible),)
+
+
+def _zero_and_most(num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The counter of a loop and its end. Not `tf.range`: XLA compiles a program anew for each length of a range."""
+    return tf.zeros([], num_steps.dtype), tf.reduce_max(num_steps)
 
 
 def _draw(logits: tf.Tensor, seeds: tf.Tensor, step: tf.Tensor, layer: int) -> tf.Tensor:
