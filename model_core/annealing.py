@@ -31,9 +31,6 @@ class Annealer(Protocol):
     def prepare(self, params: RBMParams) -> Any:
         """Puts a model into the form that this engine works on."""
 
-    def rounded_params(self, prepared: Any) -> RBMParams:
-        """The model that the sweep really works on, where that differs from the one given to `prepare`."""
-
     def anneal(
         self,
         prepared: Any,
@@ -51,9 +48,6 @@ class ReferenceAnnealer:
 
     def prepare(self, params: RBMParams) -> RBMParams:
         return params
-
-    def rounded_params(self, prepared: RBMParams) -> RBMParams:
-        return prepared
 
     def anneal(
         self,
@@ -96,6 +90,15 @@ class ReferenceAnnealer:
 def numba_annealer() -> Annealer:
     """The fast sweep, on one CPU core."""
     return cast(Annealer, get_engine("numba"))
+
+
+def rounded_params(prepared: Any) -> RBMParams:
+    """The model that the sweep really works on: the Numba engine rounds weights to fixed point."""
+    if isinstance(prepared, RBMParams):
+        return prepared
+    from model_core import engine_numba
+
+    return engine_numba.rounded_params(prepared)
 
 
 def intermediate_params(params: RBMParams, base_visible_bias: np.ndarray, beta: float) -> RBMParams:

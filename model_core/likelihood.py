@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_core.annealing import Annealer, base_log_z, numba_annealer, sample_base
+from model_core.annealing import Annealer, base_log_z, numba_annealer, rounded_params, sample_base
 from model_core.randomness import chain_seeds
 from model_core.rbm import RBMParams, free_energy, sigmoid
 
@@ -70,7 +70,7 @@ def estimate_log_z_ais(
     start = sample_base(base_visible_bias, seeds)
     log_weights, visible = engine.anneal(prepared, base_visible_bias, betas, start, seeds, 1)
     # One importance step more, from the engine's rounded weights to the model itself.
-    log_weights = log_weights + rounding_gap(params, engine.rounded_params(prepared), visible)
+    log_weights = log_weights + rounding_gap(params, rounded_params(prepared), visible)
     log_weights += base_log_z(base_visible_bias, params.num_hidden)
     return _estimate(log_mean_exp(log_weights), log_weights)
 
@@ -109,7 +109,7 @@ def estimate_log_z_reverse(
     seeds = chain_seeds(seed ^ _REVERSE_SEED, len(samples))
     engine = engine or numba_annealer()
     prepared = engine.prepare(params)
-    log_weights = -rounding_gap(params, engine.rounded_params(prepared), samples)
+    log_weights = -rounding_gap(params, rounded_params(prepared), samples)
     log_weights += engine.anneal(prepared, base_visible_bias, betas[::-1], samples.astype(np.uint8), seeds, 0)[0]
     log_weights -= base_log_z(base_visible_bias, params.num_hidden)
     return _estimate(-log_mean_exp(log_weights), log_weights)

@@ -41,9 +41,7 @@ def nearest_neighbour_accuracy(samples: np.ndarray, reference: np.ndarray) -> Tw
         )
     rows = np.concatenate([samples, reference])
     own_kind = np.repeat([True, False], len(samples))
-    votes = np.concatenate(
-        [_own_kind_votes(rows, own_kind, start) for start in range(0, len(rows), _ROWS_AT_ONCE)]
-    )
+    votes = np.concatenate([_own_kind_votes(rows, own_kind, start) for start in range(0, len(rows), _ROWS_AT_ONCE)])
     shares = votes[: len(samples)].mean(), votes[len(samples) :].mean()
     error = votes.std(ddof=1) / np.sqrt(len(votes))
     return TwoSample(float(np.mean(shares)), float(error), float(shares[0]), float(shares[1]))

@@ -14,12 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_core.annealing import Annealer, base_log_z, numba_annealer, sample_base, spread_betas, thermodynamic_length
+from model_core.annealing import (
+    Annealer,
+    base_log_z,
+    numba_annealer,
+    rounded_params,
+    sample_base,
+    spread_betas,
+    thermodynamic_length,
+)
 from model_core.likelihood import bennett_log_ratio, log_mean_exp, rounding_gap
 from model_core.randomness import VISIBLE_LAYER, chain_seeds, uniforms
 from model_core.rbm import RBMParams
 
 _RUNG_LENGTH = 1.2  # standard deviations of the log-weight between neighbours: a Gaussian swaps erfc(0.6) = 0.4
+_MAX_RUNGS = 60  # a model that would need more swaps less often, and the report warns
 _START_STEPS = 2_000  # Gibbs steps of the annealing run that the replicas start from
 _STEPS_A_ROUND = 3
 _GROUPS = 10  # of ladders; the scatter of their estimates is the error
@@ -86,7 +95,8 @@ def equilibrium_samples(
 def choose_rungs(params: RBMParams, base_visible_bias: np.ndarray, seed: int, engine: Annealer) -> np.ndarray:
     """As many temperatures, at equal thermodynamic length, as make neighbours swap about 4 times in 10."""
     grid, lengths = thermodynamic_length(params, base_visible_bias, seed=seed, engine=engine)
-    return spread_betas(grid, lengths, max(2, int(np.ceil(lengths[-1] / _RUNG_LENGTH))), even_share=0.0)
+    num_steps = int(np.clip(np.ceil(lengths[-1] / _RUNG_LENGTH), 2, _MAX_RUNGS))
+    return spread_betas(grid, lengths, num_steps, even_share=0.0)
 
 
 class _Ladders:
@@ -94,7 +104,7 @@ class _Ladders:
 
     def __init__(self, params: RBMParams, base: np.ndarray, seed: int, num_ladders: int, engine: Annealer) -> None:
         self._engine, self._prepared, self._base = engine, engine.prepare(params), base
-        self.rounded = engine.rounded_params(self._prepared)
+        self.rounded = rounded_params(self._prepared)
         self.betas = choose_rungs(params, base, seed, engine)
         self._base_log_z = base_log_z(base, params.num_hidden)
         self._seeds = chain_seeds(seed, len(self.betas) * num_ladders).reshape(len(self.betas), num_ladders)
