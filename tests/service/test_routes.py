@@ -123,7 +123,7 @@ def test_frames_come_with_every(client: TestClient) -> None:
 def test_a_seed_repeats_the_bytes_and_none_differs(client: TestClient) -> None:
     first, second = (post_image(client, "/dream?steps=5&seed=4").content for _ in range(2))
     assert first == second
-    first, second = (post_image(client, "/dream?steps=5").content for _ in range(2))
+    first, second = (post_image(client, "/dream?steps=5&output=samples").content for _ in range(2))
     assert first != second
     drawn = client.get("/sample?steps=5")
     again = client.get(f"/sample?steps=5&seed={drawn.headers['rbm-seed']}")
