@@ -49,7 +49,8 @@ class TensorFlowEngine:
 
     def advance(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """Gibbs sampling: (visible states, uint8; visible_probs given the last hidden states, float32)."""
-        return _run(_gibbs, prepared, chains)
+        states, probs = _run(_gibbs, prepared, chains)
+        return states, probs
 
     def advance_mean_field(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """The article's deterministic map, float32 probabilities; both results are the same array."""
@@ -66,9 +67,10 @@ def _run(program: Any, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, 
     """Calls a program with the batch filled up to a power of two, and cuts the results back."""
     num_chains = len(chains.visible)
     clamp = np.zeros(chains.visible.shape, bool) if chains.clamp is None else chains.clamp
+    arrays: list[np.ndarray] = [*chains[:-1], clamp]
     batch_size = 1 << max(num_chains - 1, 0).bit_length()
     # `resize` repeats real chains: every number in the filling is valid, and it takes no longer than they do.
-    batch = Chains(*(np.resize(array, (batch_size, *array.shape[1:])) for array in chains._replace(clamp=clamp)))
+    batch = Chains(*(np.resize(array, (batch_size, *array.shape[1:])) for array in arrays))
     return tuple(np.array(result)[:num_chains] for result in program(prepared, batch))
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from model_core import chains
 from model_core.chains import Engine
 from model_core.randomness import HIDDEN_LAYER, VISIBLE_LAYER, uniforms
-from model_core.rbm import RBMParams
+from model_core.rbm import RBMParams, checked_params
 
 Array = np.ndarray
+
+# The same functions without their types: tests hand options over in dictionaries, which a type checker cannot follow.
+run_chains: Callable[..., Any] = chains.run_chains
+make_chains: Callable[..., chains.Chains] = chains.make_chains
+make_params: Callable[..., RBMParams] = checked_params
 
 
 class Step(NamedTuple):

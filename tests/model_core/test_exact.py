@@ -16,13 +16,14 @@ from model_core.exact import (
     state_codes,
     visible_distribution,
 )
-from model_core.rbm import RBMParams, checked_params, softplus
+from model_core.rbm import RBMParams, softplus
+from tests.model_core.reference import make_params
 
 
 def random_machine(num_visible: int, num_hidden: int, scale: float = 1.0) -> RBMParams:
     rng = np.random.default_rng(11)
     weights = scale * rng.standard_normal((num_visible, num_hidden))
-    return checked_params(weights, rng.standard_normal(num_visible), rng.standard_normal(num_hidden))
+    return make_params(weights, rng.standard_normal(num_visible), rng.standard_normal(num_hidden))
 
 
 def joint(params: RBMParams) -> np.ndarray:
@@ -60,7 +61,7 @@ def test_log_partition_enumerates_either_layer() -> None:
 
 
 def test_log_partition_of_extreme_weights_is_finite() -> None:
-    params = checked_params([[1000.0]], [0.0], [0.0])
+    params = make_params([[1000.0]], [0.0], [0.0])
     assert log_partition(params) == 1000.0  # the other three states weigh exp(-1000) of this one
 
 

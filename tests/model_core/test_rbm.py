@@ -16,6 +16,7 @@ from model_core.rbm import (
     softplus,
     visible_probs,
 )
+from tests.model_core.reference import make_params
 
 
 def joint_weights(machine: RBMParams) -> np.ndarray:
@@ -34,10 +35,10 @@ def small_machine(request: pytest.FixtureRequest) -> RBMParams:
 
 
 def test_energy_is_what_a_hand_computes() -> None:
-    params = checked_params([[2.0, 0.0], [0.5, -1.0]], [1.0, -3.0], [0.25, 4.0])
+    params = make_params([[2.0, 0.0], [0.5, -1.0]], [1.0, -3.0], [0.25, 4.0])
     # v = (1, 1), h = (1, 0): a.v = -2, b.h = 0.25, v'Wh = 2.5
-    assert energy(params, [[1, 1]], [[1, 0]]) == pytest.approx([-0.75])
-    assert energy(params, [[0, 0]], [[0, 0]]) == pytest.approx([0.0])
+    assert energy(params, np.array([[1, 1]]), np.array([[1, 0]])) == pytest.approx([-0.75])
+    assert energy(params, np.zeros((1, 2)), np.zeros((1, 2))) == pytest.approx([0.0])
 
 
 def test_free_energy_sums_out_the_hidden_units(small_machine: RBMParams) -> None:
@@ -65,7 +66,7 @@ def test_visible_probs_match_the_enumerated_conditional(small_machine: RBMParams
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sigmoid_and_softplus_do_not_overflow(dtype: type) -> None:
-    logits = np.array([-1000, -100, 0, 100, 1000], dtype)
+    logits: np.ndarray = np.array([-1000, -100, 0, 100, 1000], dtype)
     with np.errstate(all="raise", under="ignore"):
         np.testing.assert_allclose(sigmoid(logits), [0, 0, 0.5, 1, 1], atol=1e-7)
         np.testing.assert_allclose(softplus(logits), [0, 0, np.log(2), 100, 1000], atol=1e-7)
@@ -74,15 +75,15 @@ def test_sigmoid_and_softplus_do_not_overflow(dtype: type) -> None:
 
 @pytest.mark.parametrize("size", [100.0, 1000.0])
 def test_extreme_parameters_stay_finite(size: float) -> None:
-    params = checked_params([[size, -size]], [0.0], [0.0, 0.0])
+    params = make_params([[size, -size]], [0.0], [0.0, 0.0])
     with np.errstate(all="raise", under="ignore"):
-        np.testing.assert_allclose(hidden_probs(params, [[1]]), [[1.0, 0.0]], atol=1e-7)
-        np.testing.assert_allclose(visible_probs(params, [[0, 1]]), [[0.0]], atol=1e-7)
-        np.testing.assert_allclose(free_energy(params, [[1], [0]]), [-size, -2 * np.log(2)])
+        np.testing.assert_allclose(hidden_probs(params, np.ones((1, 1)))[0], [1.0, 0.0], atol=1e-7)
+        np.testing.assert_allclose(visible_probs(params, np.array([[0, 1]]))[0], [0.0], atol=1e-7)
+        np.testing.assert_allclose(free_energy(params, np.array([[1], [0]])), [-size, -2 * np.log(2)])
 
 
 def test_checked_params_makes_contiguous_float32() -> None:
-    params = checked_params(np.zeros((3, 2)).T, [0, 1], [1, 2, 3])
+    params = make_params(np.zeros((3, 2)).T, [0, 1], [1, 2, 3])
     assert (params.num_visible, params.num_hidden) == (2, 3)
     assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in params)
 

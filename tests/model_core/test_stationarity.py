@@ -13,11 +13,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from model_core.chains import Engine, run_chains
+from model_core.chains import Engine
 from model_core.exact import all_states, state_codes, visible_distribution
 from model_core.randomness import HIDDEN_LAYER, VISIBLE_LAYER, chain_seeds, uniforms
 from model_core.rbm import RBMParams
-from tests.model_core.reference import gibbs_step, probs
+from tests.model_core.reference import gibbs_step, probs, run_chains
 
 Array = np.ndarray
 Kernel = Callable[[RBMParams, Array, Array, int], Array]  # (machine, visible, seeds, step) -> visible
