@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from model_core.cli_support import AsJson, CliError, say
+from model_core.cli_support import AsJson, CliError, say, write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 
 class Judged(NamedTuple):
-    """The images that a model is judged on, 0 or 1, [images, visible]."""
+    """The images that a model is judged on, [images, visible]."""
 
-    test: np.ndarray
+    test: np.ndarray  # 0 or 1
     train: np.ndarray | None
     pixel_means: np.ndarray  # of the training images where there are any, [visible]
+    test_grey: np.ndarray  # 0..1
+    train_grey: np.ndarray | None
+    test_labels: np.ndarray | None = None
+    train_labels: np.ndarray | None = None
 
 
 def evaluate(
@@ -36,6 +40,7 @@ def evaluate(
     chains: Annotated[int, typer.Option(min=4, help="Chains in each direction.")] = 100,
     betas: Annotated[int, typer.Option(min=1, help="Temperatures of the path.")] = 15_000,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same figures.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """How probable a model finds test images, in nats, with log Z bounded from both sides.
@@ -56,10 +61,15 @@ def evaluate(
             f"{judged.test.shape[1]} pixels. Name the model's own kind of data with --data."
         )
     say(f"Estimating log Z: {chains} chains x {betas} temperatures, up, and down from equilibrium samples ...")
-    report = measure_log_z(
-        model.params, base_rate_bias(judged.pixel_means), num_chains=chains, num_betas=betas, seed=seed
-    )
-    figures = collect_figures(model, judged, report, num_betas=betas)
+    base = base_rate_bias(judged.pixel_means)
+    measured = measure_log_z(model.params, base, num_chains=chains, num_betas=betas, seed=seed)
+    figures = collect_figures(model, judged, measured, num_betas=betas)
+    if report is not None:
+        from model_core.cli_report import build_report
+
+        say("Drawing samples and training a classifier for the report ...")
+        write_file(report, build_report(model, judged, base, figures, seed=seed).encode())
+        say(f"Report: {report}")
     print(json.dumps(figures, allow_nan=False) if as_json else describe(figures))
 
 
@@ -75,11 +85,13 @@ def load_judged(data: str, data_dir: Path | None, seed: int) -> Judged:
     if data.endswith(".npz"):
         arrays = load_evaluation_arrays(data, seed=seed)
         source = arrays.test if arrays.train is None else arrays.train
-        return Judged(arrays.test, arrays.train, source.mean(axis=0))
+        return Judged(arrays.test, arrays.train, source.mean(axis=0), arrays.test, arrays.train)
     dataset = load_dataset(data, data_dir=data_dir)
     test = binarize(dataset.test, seed=seed, draw=TEST_DRAW)
     train = binarize(dataset.train, seed=seed, draw=TRAIN_DRAW)
-    return Judged(test, train, pixel_probs(dataset.train).mean(axis=0, dtype="float64"))
+    grey = pixel_probs(dataset.test), pixel_probs(dataset.train)
+    means = grey[1].mean(axis=0, dtype="float64")
+    return Judged(test, train, means, *grey, dataset.test_labels, dataset.train_labels)
 
 
 def collect_figures(model: Model, judged: Judged, report: LogZReport, *, num_betas: int) -> dict[str, Any]:
