@@ -287,3 +287,16 @@ def test_health_complains_of_an_engine_that_does_not_come_back_and_quick_calls_g
         scheduler.stop()
 
     asyncio.run(check())
+
+
+def test_expired_work_is_dropped_before_it_is_begun() -> None:
+    async def check() -> None:
+        scheduler, engine, clock = make_scheduler()
+        scheduler.submit(make_job(1000, seed=1))
+        ticket = scheduler.submit(make_job(1000, seed=2, deadline=clock.now + 1))
+        clock.now += 2
+        step_by_hand(scheduler)
+        assert isinstance(await outcome(ticket), DeadlinePassed)
+        assert all(int(ticket.job.seeds[0]) not in call.seeds for call in engine.calls)
+
+    asyncio.run(check())
