@@ -120,6 +120,8 @@ class NumbaEngine:
         visible: np.ndarray,
         seeds: np.ndarray,
         first_step: int = 0,
+        *,
+        moving: bool = True,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Annealing between independent pixels (beta 0) and the model (beta 1), along any sequence of betas.
 
@@ -143,12 +145,31 @@ class NumbaEngine:
 
         def work(part: slice) -> None:
             kernels.anneal(
-                visible[part], log_weights[part], seeds[part], first_step, betas, base,
+                visible[part], log_weights[part], seeds[part], first_step, betas, moving, base,
                 prepared.to_hidden, prepared.to_visible, prepared.unit,
             )  # fmt: skip
 
         self._share(work, len(visible))
         return log_weights, visible
+
+    def weigh(
+        self, prepared: Prepared, base_visible_bias: np.ndarray, betas: np.ndarray, visible: np.ndarray
+    ) -> np.ndarray:
+        """The log-weights of `anneal` along `betas` for states that stay where they are, float64 [chains]."""
+        seeds = np.zeros(len(visible), np.uint64)
+        return self.anneal(prepared, base_visible_bias, betas, visible, seeds, moving=False)[0]
+
+    def free_energy(self, prepared: Prepared, visible: np.ndarray) -> np.ndarray:
+        """F(v) in nats of the rounded model, float64 [rows]; costs about as much as half a step of a chain each."""
+        visible = np.ascontiguousarray(visible, np.uint8)
+        energies = np.empty(len(visible))
+
+        def work(part: slice) -> None:
+            to_hidden, visible_bias = prepared.to_hidden, prepared.to_visible.bias
+            kernels.free_energies(visible[part], energies[part], to_hidden, visible_bias, prepared.unit)
+
+        self._share(work, len(visible))
+        return energies
 
     def _share(self, work: Callable[[slice], None], num_chains: int) -> None:
         """Runs `work` on about equal parts of the chains, one part a thread."""

@@ -110,8 +110,8 @@ def _exp_minus(x):
 
 
 @_jit
-def _make_scratch(to_hidden, to_visible):
-    longest = 64 * ((max(len(to_hidden.bias), len(to_visible.bias)) + 63) // 64)
+def _make_scratch(to_hidden, visible_width):
+    longest = 64 * ((max(len(to_hidden.bias), visible_width) + 63) // 64)
     indices = np.empty((2, longest + 4), np.int32)
     change = np.empty(longest, to_hidden.rows.dtype)
     return Scratch(np.empty(longest // 2, np.uint64), np.zeros(longest, np.uint8), indices[0], indices[1], change)
@@ -215,7 +215,7 @@ def _start(scratch, start, v, v_sums, h, h_sums, hidden_rows):
 @_jit
 def gibbs(visible, probs, seeds, num_steps, first_step, temperature, clamp, to_hidden, to_visible, unit):
     """Advances every chain in place; `probs` receives p(v=1 given the last hidden states), or the start itself."""
-    scratch = _make_scratch(to_hidden, to_visible)
+    scratch = _make_scratch(to_hidden, len(to_visible.bias))
     v, v_sums = _new_layer(len(to_visible.bias))
     h, h_sums = _new_layer(len(to_hidden.bias))
     no_offset = np.zeros(max(len(v_sums), len(h_sums)), np.float32)
@@ -290,9 +290,9 @@ def _log_ratio(h_sums, hidden, unit, beta, next_beta, terms, factors):
 
 
 @_jit
-def anneal(visible, log_weights, seeds, first_step, betas, base, to_hidden, to_visible, unit):
+def anneal(visible, log_weights, seeds, first_step, betas, moving, base, to_hidden, to_visible, unit):
     """Weighs and moves every chain along `betas`; see `NumbaEngine.anneal`."""
-    scratch = _make_scratch(to_hidden, to_visible)
+    scratch = _make_scratch(to_hidden, len(to_visible.bias))
     v, v_sums = _new_layer(len(to_visible.bias))
     h, h_sums = _new_layer(len(to_hidden.bias))
     terms, factors, bias_terms = np.zeros(len(h_sums)), np.ones(len(h_sums)), np.zeros(len(v_sums))
@@ -306,6 +306,8 @@ def anneal(visible, log_weights, seeds, first_step, betas, base, to_hidden, to_v
                 bias_terms[j] = np.float64(v[j]) * (np.float64(to_visible.bias[j]) - np.float64(base[j]))
             log_weights[chain] += (next_beta - beta) * _sum(bias_terms)
             log_weights[chain] += _log_ratio(h_sums, to_hidden, unit, beta, next_beta, terms, factors)
+            if not moving:
+                continue
             slope, step = np.float32(next_beta), first_step + k
             scale = unit * slope
             for j in range(len(offset)):
@@ -317,6 +319,24 @@ def anneal(visible, log_weights, seeds, first_step, betas, base, to_hidden, to_v
             _half_step(scratch, v, v_sums, to_visible.bias, scale, offset, slope, seeds[chain], step, VISIBLE_LAYER)
             _apply_flips(scratch, v, to_hidden.rows, h_sums)
         visible[chain] = v[: to_visible.width]
+
+
+@_jit
+def free_energies(visible, energies, to_hidden, visible_bias, unit):
+    """energies[row] = F(row) of the rounded model, nats: a sum of rows and one log of a product, no matrix."""
+    scratch = _make_scratch(to_hidden, len(visible_bias))
+    v, v_sums = _new_layer(len(visible_bias))
+    h, h_sums = _new_layer(len(to_hidden.bias))
+    terms, factors, bias_terms = np.zeros(len(h_sums)), np.ones(len(h_sums)), np.zeros(len(v_sums))
+    for row in range(len(visible)):
+        _start(scratch, visible[row], v, v_sums, h, h_sums, to_hidden.rows)
+        for j in range(visible.shape[1]):
+            bias_terms[j] = np.float64(v[j]) * np.float64(visible_bias[j])
+        for j in range(to_hidden.width):
+            x = to_hidden.bias[j] + unit * np.float32(h_sums[j])
+            terms[j] = max(x, np.float32(0.0))
+            factors[j] = np.float64(1.0) + np.float64(_exp_minus(abs(x)))
+        energies[row] = -_sum(bias_terms) - _sum(terms) - _log_product(factors)
 
 
 @_jit
