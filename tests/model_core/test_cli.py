@@ -241,9 +241,15 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_serve_hands_its_flags_to_the_server(rbm: Rbm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import service.server
+    from service.settings import Settings
 
-    given = []
-    monkeypatch.setattr(service.server, "serve", lambda settings: given.append(settings) or 7)
+    given: list[Settings] = []
+
+    def fake_serve(settings: Settings) -> int:
+        given.append(settings)
+        return 7
+
+    monkeypatch.setattr(service.server, "serve", fake_serve)
     monkeypatch.setenv("RBM_PORT", "9000")
     assert rbm("serve", "--host", "127.0.0.2", "--checkpoints", tmp_path).status == 7
     (settings,) = given
