@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydantic_core
 
-from service.jobs import Frame
-from service.pictures import render
+from service.errors import bad_parameter
+from service.jobs import ChainJob, Frame
+from service.pictures import picture_pixels, render
 from service.schemas import ChainParams
 
 if TYPE_CHECKING:
     from service.registry import ServedModel
+
+MAX_PICTURE_PIXELS = 32_000_000  # about a second of encoding
+MAX_WEBP_PIXELS = 4_000_000  # the same, for its slower compression
+MAX_PICTURE_SIDE = 16_383  # WebP's own limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +70,34 @@ def encode_answer(drawing: Drawing, frames: list[Frame], format_name: str) -> by
 def encode_frame(drawing: Drawing, frame: Frame) -> dict[str, Any]:
     """The data of one event of a stream: a PNG, and the free energy of each chain."""
     picture = _picture(drawing, [frame], "png")
-    return {"image": _text(picture), "free_energy": _rounded(drawing.model.free_energy(frame.visible))}
+    return {"image": base64_text(picture), "free_energy": _rounded(drawing.model.free_energy(frame.visible))}
 
 
-def _picture(drawing: Drawing, frames: list[Frame], format_name: str) -> bytes:
+def check_picture(drawing: Drawing, job: ChainJob, format_name: str) -> None:
+    """Refuses what would take seconds to paint, before any work is done.
+
+    Raises:
+      Problem: 422, saying what to ask for less of.
+    """
+    params, (height, width) = drawing.params, drawing.model.image_shape
+    size, scale, most = (job.num_frames, job.num_chains), params.scale, MAX_PICTURE_PIXELS
+    if format_name == "json":
+        painted = size[0] * size[1] * height * width * scale**2
+    elif format_name in ("png", "gif", "webp", "apng"):
+        most = MAX_WEBP_PIXELS if format_name == "webp" else most
+        painted = picture_pixels(*size, (height, width), view=params.view, scale=scale, format=format_name)
+    else:
+        return
+    if painted > most:
+        raise bad_parameter("scale", f"{painted:,} pixels in all, the limit is {most:,}. Ask for a smaller `scale` or "
+                                     "`n`, or a larger `every`.")  # fmt: skip
+    longest = scale * max(size[0] * (width + 1), size[1] * (height + 1))
+    if params.view == "strip" and longest > MAX_PICTURE_SIDE:
+        raise bad_parameter("every", f"a side of {longest:,} pixels, the limit is {MAX_PICTURE_SIDE:,}. Take a larger "
+                                     "`every`, or a smaller `scale` or `n`.")  # fmt: skip
+
+
+def _picture(drawing: Drawing, frames: list[Frame], format_name: Any) -> bytes:
     params = drawing.params
     return render(
         [drawing.shown(frame) for frame in frames],
@@ -110,13 +139,13 @@ def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def _text(content: bytes) -> str:
+def base64_text(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
 def png_text(image: np.ndarray, scale: int) -> str:
     """One image, [height, width], as a base64 PNG."""
-    return _text(render([image[None]], format="png", view="final", scale=scale))
+    return base64_text(render([image[None]], format="png", view="final", scale=scale))
 
 
 def json_bytes(document: Any) -> bytes:

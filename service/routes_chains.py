@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from service.answers import Drawing, encode_answer, encode_frame
+from service.answers import Drawing, check_picture, encode_answer, encode_frame
 from service.errors import bad_parameter
 from service.inputs import read_mask, read_pixels
 from service.jobs import ChainJob, Frame
@@ -159,6 +159,7 @@ async def _run(
 ) -> Response:
     """Runs the job and answers in `format_name`."""
     drawing = dataclasses.replace(drawing, steps=job.num_steps, every=job.every)
+    check_picture(drawing, job, format_name)
     headers = {**model_headers(drawing.model, seed=drawing.seed, steps=job.num_steps), **cache_headers}
     scheduler, settings = request.app.state.scheduler, request.app.state.settings
     if format_name == "sse":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParam
 from starlette.responses import Response
 
-from service.answers import json_bytes, npy_bytes, png_text
+from service.answers import base64_text, json_bytes, npy_bytes
 from service.openapi import card_answers, filter_answers, models_answers
 from service.pictures import filters_picture
 from service.schemas import FILTER_FORMATS, MODEL_NAME, FiltersParams, NoParams
@@ -66,10 +66,11 @@ async def filters(request: Request, params: Annotated[FiltersParams, Query()]) -
 def _encode_filters(model: ServedModel, params: FiltersParams, format_name: str) -> bytes:
     weights = model.params.weights  # [visible, hidden]
     units = np.argsort(-np.linalg.norm(weights, axis=0), kind="stable")[: params.n]
-    filters = weights.T[units].reshape(len(units), *model.image_shape)
     if format_name == "npy":
-        return npy_bytes(filters)
+        return npy_bytes(weights.T[units].reshape(len(units), *model.image_shape))
     if format_name == "json":
         document = {"model": model.name, "version": model.version, "units": units}
-        return json_bytes(document | {"images": [png_text(picture, params.scale) for picture in filters]})
-    return filters_picture(filters, scale=params.scale, format=format_name)
+        pictures = [filters_picture(weights[:, [unit]], model.image_shape, params.scale) for unit in units]
+        return json_bytes(document | {"images": [base64_text(picture) for picture in pictures]})
+    kind: Literal["png", "webp"] = "webp" if format_name == "webp" else "png"
+    return filters_picture(weights[:, units], model.image_shape, params.scale, kind)

@@ -43,9 +43,15 @@ PictureFormat = Annotated[FormatName, _one_of(PICTURE_FORMATS)]
 TableFormat = Annotated[FormatName, _one_of(TABLE_FORMATS)]
 FilterFormat = Annotated[FormatName, _one_of(FILTER_FORMATS)]
 Invert = Literal["auto", "true", "false"]
+# Ranges of optional parameters stand inside the union and before the validator: else the OpenAPI would not tell them.
+Version = Annotated[int, Field(ge=1, le=999_999), BeforeValidator(_plain_number)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_plain_number)]
+Every = Annotated[int, Field(ge=0, le=10_000), BeforeValidator(_plain_number)]
+Seconds = Annotated[float, Field(ge=0.1, le=600, allow_inf_nan=False), BeforeValidator(_plain_number)]
+ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
 INVERT: Any = Field("auto", description="Ink and paper swapped? `auto` lets the border of the image decide.")
-SEED: Any = Field(None, ge=0, le=MAX_SEED, description="Same seed, same bytes. Absent: one is drawn. Always returned.")
-TimeoutHeader = Annotated[Number | Absent, Header(ge=0.1, le=600, description="As `timeout`; the shorter one counts.")]
+SEED: Any = Field(None, description="Same seed, same bytes. Absent: one is drawn. Always returned.")
+TimeoutHeader = Annotated[Seconds | Absent, Header(description="As `timeout`; the shorter one counts.")]
 
 
 class ModelParams(BaseModel):
@@ -53,24 +59,22 @@ class ModelParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str | Absent = Field(None, pattern=MODEL_NAME, description="Default: the default model.")
-    version: Integer | Absent = Field(None, ge=1, le=999_999, description="Default: the newest that verifies.")
-    timeout: Number | Absent = Field(None, ge=0.1, le=600, description="Seconds that the answer may take.")
+    model: ModelName | Absent = Field(None, description="Default: the default model.")
+    version: Version | Absent = Field(None, description="Default: the newest that verifies.")
+    timeout: Seconds | Absent = Field(None, description="Seconds that the answer may take.")
 
 
 class ChainParams(ModelParams):
     """What dreams, samples and inpaintings have in common."""
 
     n: Integer = Field(1, ge=1, le=MAX_CHAINS, description="Independent chains (of each image).")
-    seed: Integer | Absent = SEED
+    seed: Seed | Absent = SEED
     temperature: Number = Field(1.0, ge=0.05, le=20, description="T samples from p(v, h)^(1/T).")
     output: Literal["probabilities", "samples"] = Field(
         "probabilities", description="Show p(v=1) of the last step, or the pixels drawn from it."
     )
-    every: Integer | Absent = Field(
+    every: Every | Absent = Field(
         None,
-        ge=0,
-        le=10_000,
         description="A frame every so many steps, 0: only the last. Default: about 30 frames for gif, apng and sse, "
         "10 for `view=strip`, else 0.",
     )
@@ -105,13 +109,13 @@ class InpaintParams(ChainParams):
 
 class FeaturesParams(ModelParams):
     kind: Literal["probabilities", "logits", "samples"] = Field("probabilities", description="What a feature is.")
-    seed: Integer | Absent = SEED
+    seed: Seed | Absent = SEED
     invert: Invert = INVERT
     format: TableFormat | Absent = None
 
 
 class EnergyParams(ModelParams):
-    seed: Integer = Field(0, ge=0, le=MAX_SEED, description="Grey pixels are drawn as 0 or 1 with this seed.")
+    seed: Seed = Field(0, description="Grey pixels are drawn as 0 or 1 with this seed.")
     invert: Invert = INVERT
     format: TableFormat | Absent = None
 

@@ -60,7 +60,10 @@ def server_timing(**seconds: float) -> dict[str, str]:
 
 
 def answer(content: bytes, format_name: str, headers: dict[str, str]) -> Response:
-    return Response(content, headers={"Vary": "Accept", **headers}, media_type=MEDIA_TYPES[format_name])
+    media_type = MEDIA_TYPES[format_name]
+    if media_type.startswith("image/"):
+        headers = headers | {"Content-Security-Policy": _PICTURE_POLICY}
+    return Response(content, headers={"Vary": "Accept", **headers}, media_type=media_type)
 
 
 class Cache:
@@ -84,4 +87,6 @@ class Cache:
         return Response(status_code=304, headers=self.headers) if self.etag in tags or "*" in tags else None
 
 
+# A browser that opens a picture in a tab of its own lays it out with styles of its own.
+_PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 NOT_STORED = {"Cache-Control": "no-store"}

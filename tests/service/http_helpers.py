@@ -52,7 +52,7 @@ def running_app(settings: Settings, ready: bool = True) -> Iterator[TestClient]:
     """A client of the app in this process, once the model is loaded. Exceptions of the app are answers, not raised."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         if ready:
-            wait_until(lambda: client.get("/readyz").status_code == 200)
+            wait_until(lambda: client.get("/readyz").status_code == 200, 120.0)
         yield client
 
 
@@ -130,7 +130,7 @@ class ServerProcess:
         return self.request(f"GET {path} HTTP/1.1\n")
 
     def wait_ready(self) -> None:
-        wait_until(lambda: b" 200 " in self.get("/readyz")[:20])
+        wait_until(lambda: b" 200 " in self.get("/readyz")[:20], 120.0)
 
     def close(self) -> None:
         if self.process.poll() is None:

@@ -56,6 +56,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         ("method=equilibrium", ["temperature ladder"]),
         ("steps=1&steps=2", ["twice"]),
         ("step=5&n=0", ["`step`", "`n`"]),
+        ("n=64&scale=32", ["`scale`", "smaller"]),
+        ("n=64&steps=100&every=1&format=gif", ["`scale`", "larger `every`"]),
+        ("n=64&scale=10&format=webp", ["`scale`", "smaller"]),
+        ("steps=9000&every=1&view=strip&scale=1&format=webp", ["`every`", "larger"]),
     ],
 )
 def test_parameters_that_cannot_be_used_are_422(client: TestClient, query: str, words: list[str]) -> None:
