@@ -37,7 +37,7 @@ def looks_like_training_digit(page: np.ndarray, shape: tuple[int, int]) -> bool:
         return True
     length = max(np.ptp(positions) + 1 for positions in np.nonzero(page > 0.02))
     centre = [float((page.sum(axis=1 - axis) * np.arange(28)).sum()) / mass for axis in (0, 1)]
-    return peak > 0.9 and 19 <= length <= 22 and max(abs(position - 13.9) for position in centre) < 1.2
+    return peak > 0.9 and bool(19 <= length <= 22) and max(abs(position - 13.9) for position in centre) < 1.2
 
 
 def fit_drawing(page: np.ndarray, shape: tuple[int, int], dark_ink: bool | None = None) -> Drawing | None:
