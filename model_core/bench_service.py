@@ -1,0 +1,216 @@
+"""`rbm bench service`: what of the engine's speed reaches clients through HTTP, and what overload does to it.
+
+The server is a process of its own, with its own defaults; the generator (`bench_load`) shares its cores and so
+makes every figure a little worse than a client elsewhere would see. Everything is on loopback and bounded in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model_core import bench
+from model_core.bench_load import Client, Shot, poisson_times, schedule, with_status
+from model_core.bench_process import ServerProcess
+from model_core.chains import Chains
+from model_core.randomness import chain_seeds, noise
+from model_core.rbm import RBMParams
+
+STEPS = 500
+PATH = f"/sample?steps={STEPS}"
+SHORT, LONG = "/sample?steps=20", "/sample?steps=5000"
+_LONG_SHARE, _MIXED_LOAD = 0.1, 0.5  # of the requests; of capacity, in steps
+_LIMITS = {2.0: 0.9, 5.0: 0.9, 10.0: 0.8}  # goodput as a share of capacity, by overload
+_GRACE = 10.0  # seconds to wait for answers after the last request
+_REFUSED = (429, 503)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and how long."""
+
+    seconds: float = 10.0  # of each load
+    loads: tuple[float, ...] = (0.5, 1.0, 2.0, 5.0, 10.0)  # times capacity
+    concurrency: int = 8  # of the closed loop that finds capacity
+    seed: int = 0
+
+
+async def run(server: ServerProcess, params: RBMParams, options: Options) -> dict[str, Any]:
+    """All figures of a server that is ready and serves `params`."""
+    started_on = bench.computer()
+    client = Client(server.host, server.port)
+    try:
+        raw = _raw_speed(params)
+        kernel = _kernel_ms(params)
+        idle = [await client.one(PATH) for _ in range(100)][10:]
+        before = server.memory_mb()
+        capacity = await _capacity(client, options)
+        loads = [await _load(client, server, capacity, times, options) for times in options.loads]
+        mixed = await _mixed(client, capacity, options)
+    finally:
+        client.close()
+    figures = {
+        "bench": "service",
+        "schema": bench.SCHEMA,
+        "computer": started_on,
+        "path": PATH,
+        "raw_chain_steps_per_second": raw,
+        "kernel_ms": kernel,
+        "idle_ms": _milliseconds(with_status(idle, 200)),
+        "capacity_per_second": capacity,
+        "share_of_raw": capacity * STEPS / raw,
+        "memory_mb": {"before": before, "after": server.memory_mb(), "peak": server.peak_memory_mb()},
+        "loads": loads,
+        "mixed": mixed,
+    }
+    return figures | {"lines": lines(figures)}
+
+
+def lines(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of the issue that this bench can judge."""
+    idle, kernel, mixed = figures["idle_ms"]["p50"], figures["kernel_ms"], figures["mixed"]
+    extra = None if idle is None else idle - kernel
+    found = [
+        bench.line("share of raw chain-steps through HTTP", figures["share_of_raw"], 0.8),
+        bench.line(f"idle {PATH}, median, ms above the kernel", extra, 5.0, below=True),
+        bench.line("p99 of steps=20 beside steps=5000, times alone", mixed["ratio"], 3.0, below=True),
+    ]
+    for load in figures["loads"]:
+        if load["times"] in _LIMITS:
+            name = f"at {load['times']:g} times capacity"
+            share, bound = load["goodput_share"], _LIMITS[load["times"]]
+            found.append(bench.line(f"goodput {name}, share of capacity", share, bound))
+            found.append(bench.line(f"refusals {name}, p99 ms", load["refused_ms"]["p99"], 100.0, below=True))
+    memory = figures["memory_mb"]
+    grown = None if memory["peak"] is None else memory["peak"] - memory["before"]
+    found.append(bench.line("memory at its peak, MB more than idle", grown, 50.0, below=True))
+    return found
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The figures as tables for a person."""
+    rows = [
+        (
+            f"{load['times']:g} x",
+            *(load[key] for key in ("offered_per_second", "goodput_per_second", "goodput_share")),
+            *(load["accepted_ms"][key] for key in ("p50", "p99")),
+            *(load["refused_ms"][key] for key in ("p50", "p99")),
+            load["unanswered"],
+            load["memory_mb"],
+        )
+        for load in figures["loads"]
+    ]
+    header = ("load", "offered/s", "goodput/s", "of capacity", "200 p50 ms", "200 p99 ms", "429 p50 ms", "429 p99 ms")
+    table = bench.markdown((*header, "no answer", "memory MB"), rows)
+    mixed, memory = figures["mixed"], figures["memory_mb"]
+    head = (
+        f"{figures['path']}: kernel alone {figures['kernel_ms']:.2f} ms, through HTTP on an idle server "
+        f"{figures['idle_ms']['p50']:.2f} ms (p99 {figures['idle_ms']['p99']:.2f}); capacity "
+        f"{figures['capacity_per_second']:.0f}/s, {100 * figures['share_of_raw']:.0f} % of the raw "
+        f"{figures['raw_chain_steps_per_second']:,.0f} chain-steps/s; memory {bench.cell(memory['before'])} MB idle, "
+        f"{bench.cell(memory['peak'])} at its peak, {bench.cell(memory['after'])} after. p99 of {SHORT}: "
+        f"{mixed['alone_ms']['p99']:.1f} ms alone, {mixed['beside_ms']['p99']:.1f} ms beside {LONG}."
+    )
+    return "\n\n".join([head, bench.describe_computer(figures["computer"]), table, bench.lines_table(figures["lines"])])
+
+
+def _chains(params: RBMParams, count: int, seed: int) -> Chains:
+    seeds = chain_seeds(seed, count)
+    steps, zeros = np.full(count, STEPS, np.int64), np.zeros(count, np.int64)
+    return Chains(noise(seeds, params.num_visible), seeds, steps, zeros, np.ones(count, np.float32), None)
+
+
+def _kernel_ms(params: RBMParams) -> float:
+    """Median of what the engine alone takes for one request."""
+    from model_core.engine_numba import NumbaEngine
+
+    engine = NumbaEngine(num_threads=1)
+    prepared = engine.prepare(params)
+
+    def work(seed: int) -> None:
+        engine.advance(prepared, _chains(params, 1, seed))
+
+    return 1e3 * statistics.median([bench.seconds_of(work, seed) for seed in range(60)][10:])
+
+
+def _raw_speed(params: RBMParams, seconds: float = 2.0) -> float:
+    """Chain-steps a second of the engine on all cores, for chains one by one, while the server is idle."""
+    from model_core.engine_numba import NumbaEngine
+
+    engine = NumbaEngine(num_threads=1)
+    prepared = engine.prepare(params)
+    engine.advance(prepared, _chains(params, 1, 0))
+
+    def work(thread: int) -> int:
+        done, deadline = 0, time.perf_counter() + seconds
+        chains = _chains(params, 1, thread)
+        while time.perf_counter() < deadline:
+            engine.advance(prepared, chains)
+            done += STEPS
+        return done
+
+    num_threads = bench.computer()["cores"]
+    with ThreadPoolExecutor(num_threads) as pool:
+        return sum(pool.map(work, range(num_threads))) / seconds
+
+
+async def _capacity(client: Client, options: Options) -> float:
+    """Answers a second of a few clients that ask without a pause; the best of three tries."""
+    seconds = max(1.0, options.seconds / 3)
+    found = []
+    for _ in range(3):
+        shots = await client.closed_loop(PATH, concurrency=options.concurrency, seconds=seconds)
+        found.append(len([shot for shot in shots if shot.status == 200]) / seconds)
+        await asyncio.sleep(0.5)
+    return max(found)
+
+
+async def _load(
+    client: Client, server: ServerProcess, capacity: float, times: float, options: Options
+) -> dict[str, Any]:
+    """Poisson arrivals at `times` capacity."""
+    server.forget_peak()
+    shots = schedule(poisson_times(times * capacity, options.seconds, options.seed), [(PATH, 1.0)], options.seed)
+    await client.open_loop(shots, grace=_GRACE)
+    good = [shot for shot in shots if shot.status == 200 and shot.done is not None and shot.done <= options.seconds]
+    await asyncio.sleep(1.0)
+    return {
+        "times": times,
+        "offered_per_second": len(shots) / options.seconds,
+        "goodput_per_second": len(good) / options.seconds,
+        "goodput_share": len(good) / options.seconds / capacity,
+        "accepted_ms": _milliseconds(with_status(shots, 200)),
+        "refused_ms": _milliseconds(with_status(shots, *_REFUSED)),
+        "refused": len(with_status(shots, *_REFUSED)),
+        "unanswered": sum(shot.status == 0 for shot in shots),
+        "other_status": sorted({shot.status for shot in shots} - {0, 200, *_REFUSED}),
+        "memory_mb": server.peak_memory_mb(),
+    }
+
+
+async def _mixed(client: Client, capacity: float, options: Options) -> dict[str, Any]:
+    """The p99 of short requests alone, and with every tenth request a long one; the same times of arrival."""
+    mean_steps = (1 - _LONG_SHARE) * 20 + _LONG_SHARE * 5000
+    rate = _MIXED_LOAD * capacity * STEPS / mean_steps
+    times = poisson_times(rate, options.seconds, options.seed)
+    beside = schedule(times, [(SHORT, 1 - _LONG_SHARE), (LONG, _LONG_SHARE)], options.seed)
+    alone = [Shot(shot.path, shot.due) for shot in beside if shot.path == SHORT]
+    found: dict[str, Any] = {"requests_per_second": rate}
+    for name, shots in (("alone_ms", alone), ("beside_ms", beside)):
+        await client.open_loop(shots, grace=_GRACE)
+        found[name] = _milliseconds(with_status([shot for shot in shots if shot.path == SHORT], 200))
+        await asyncio.sleep(0.5)
+    p99 = found["alone_ms"]["p99"], found["beside_ms"]["p99"]
+    return found | {"ratio": None if None in p99 or not p99[0] else p99[1] / p99[0]}
+
+
+def _milliseconds(seconds: Sequence[float]) -> dict[str, float | None]:
+    found = {name: bench.quantile(seconds, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
+    return {name: None if value is None else 1e3 * value for name, value in found.items()}
