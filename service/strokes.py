@@ -76,7 +76,7 @@ def is_dark_ink(page: np.ndarray) -> bool:
         if high - low < 0.25 * (below + above) and max(below, above) > 1.5 * min(below, above):
             return below > above
     dark, light = _narrow_marks(small)
-    return dark >= light
+    return 1.4 * dark >= light  # most pages are paper
 
 
 def _narrow_marks(small: np.ndarray) -> tuple[float, float]:
