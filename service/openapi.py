@@ -54,7 +54,7 @@ def _problems(*statuses: int) -> Responses:
 
 
 def _content(formats: tuple[str, ...], document: dict[str, Any]) -> dict[str, Any]:
-    schemas = {"json": document, "csv": {"type": "string"}, "sse": {"type": "string"}}
+    schemas = {"json": document, "csv": {"type": "string"}, "sse": {}}
     return {MEDIA_TYPES[name]: {"schema": schemas.get(name, _BINARY)} for name in formats}
 
 

@@ -151,7 +151,7 @@ def test_features_of_files_in_all_formats(client: TestClient, kind: str) -> None
     answer = client.post("/features", content=image_bytes(kind), headers={"Content-Type": f"image/{kind.lower()}"})
     body = answer.json()
     assert body["shape"] == [1, NUM_HIDDEN] and (body["model"], body["kind"]) == ("mnist", "probabilities")
-    if kind != "JPEG":  # what is not exactly a training-like image is centred anew
+    if kind not in ("JPEG", "WEBP"):  # these two lose a little, and the digit may be centred anew
         expected = hidden_probs(tiny_params(), np.asarray(digit()).reshape(1, -1) / 255)
         assert np.allclose(body["features"], expected, atol=1e-5)
 

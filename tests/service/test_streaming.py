@@ -75,7 +75,9 @@ def test_what_is_refused_is_a_problem_before_the_stream_begins(client: TestClien
     assert is_problem(client.get("/sample?step=3", headers={"Accept": "text/event-stream"}), 422)
 
 
-async def asgi_call(app: Any, path: str, query: str, leave_after: int | None, stop_after: bytes = b"") -> list[dict[str, Any]]:
+async def asgi_call(
+    app: Any, path: str, query: str, leave_after: int | None, stop_after: bytes = b""
+) -> list[dict[str, Any]]:
     """One GET straight through ASGI; the client leaves after so many body messages, or at once (0), or never.
 
     When a message holds `stop_after`, the server is told to stop.
