@@ -11,7 +11,7 @@ Randomness is keyed by (chain's seed, step number), see `randomness`: 500 steps 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 
@@ -41,10 +41,42 @@ class Engine(Protocol):
 
     def advance(self, prepared: Any, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """Gibbs sampling. Returns the visible states, uint8 [chains, visible], and `visible_probs` given the last hidden
-        states, float32 [chains, visible] (the states themselves where a chain had no step to do)."""
+        states, float32 [chains, visible]: the states themselves for clamped pixels, and where a chain had no step."""
 
     def advance_mean_field(self, prepared: Any, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """The article's deterministic map: probabilities in place of states; both results are the same array."""
+
+
+@overload
+def run_chains(
+    params: RBMParams,
+    visible: np.ndarray,
+    *,
+    num_steps: int,
+    seeds: np.ndarray,
+    first_step: int = 0,
+    temperature: float = 1.0,
+    clamp: np.ndarray | None = None,
+    mode: Mode = "gibbs",
+    return_probs: Literal[False] = False,
+    engine: str | Engine | None = None,
+) -> np.ndarray: ...
+
+
+@overload
+def run_chains(
+    params: RBMParams,
+    visible: np.ndarray,
+    *,
+    num_steps: int,
+    seeds: np.ndarray,
+    first_step: int = 0,
+    temperature: float = 1.0,
+    clamp: np.ndarray | None = None,
+    mode: Mode = "gibbs",
+    return_probs: Literal[True],
+    engine: str | Engine | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def run_chains(
@@ -83,7 +115,14 @@ def run_chains(
       ValueError: if an argument has the wrong shape or range.
     """
     chains = make_chains(
-        params, visible, num_steps=num_steps, seeds=seeds, first_step=first_step, temperature=temperature, clamp=clamp, mode=mode
+        params,
+        visible,
+        num_steps=num_steps,
+        seeds=seeds,
+        first_step=first_step,
+        temperature=temperature,
+        clamp=clamp,
+        mode=mode,
     )
     chosen = get_engine(engine) if engine is None or isinstance(engine, str) else engine
     prepared = chosen.prepare(params)
@@ -117,7 +156,9 @@ def make_chains(
         raise ValueError(f'`mode` must be "gibbs" or "mean_field". Received: {mode!r}')
     if mode == "gibbs" and not np.isin(visible, (0, 1)).all():
         raise ValueError("`visible` must hold only 0 and 1; binarise grey images first (model_core.data.binarize).")
-    if mode == "mean_field" and not (np.isfinite(visible).all() and visible.min(initial=0) >= 0 and visible.max(initial=0) <= 1):
+    if mode == "mean_field" and not (
+        np.isfinite(visible).all() and visible.min(initial=0) >= 0 and visible.max(initial=0) <= 1
+    ):
         raise ValueError("`visible` must hold numbers between 0 and 1.")
     options = {}
     for name, value, dtype in (

@@ -13,6 +13,7 @@ holds that); `rounded_params` returns the model that is sampled. The compiled ke
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,18 +24,18 @@ import numpy as np
 
 from model_core import kernels
 from model_core.chains import Chains
+from model_core.kernels_rows import NARROW_MAX, TILE, Rows, round_weights
 from model_core.rbm import RBMParams, checked_params
 
 _NARROW_LIMIT = 8.0  # largest |weight| for which 16 bits round finely enough (to 0.001)
-_LANES = 32  # rows are padded to this many columns: one AVX-512 register of 16-bit numbers
 _PADDING_LOGIT = np.float32(-1e30)  # the bias of a padding unit: it never turns on
 
 
 class Prepared(NamedTuple):
     """A model in fixed point: logit = bias + sum * unit."""
 
-    to_hidden: kernels.Rows
-    to_visible: kernels.Rows
+    to_hidden: Rows
+    to_visible: Rows
     unit: np.float32
     params: RBMParams
 
@@ -45,19 +46,19 @@ def prepare(params: RBMParams) -> Prepared:
     largest = float(np.abs(weights).max())
     narrow = largest <= _NARROW_LIMIT
     if narrow:
-        unit = largest / kernels.NARROW_MAX
+        unit = largest / NARROW_MAX
     else:
         # A sum over all units must fit into 32 bits.
         absolute = np.abs(weights.astype(np.float64))
         unit = max(absolute.sum(axis=0).max(), absolute.sum(axis=1).max()) / 2.0**30
     unit = np.float32(unit if unit > 0 else 1.0)
     dtype = np.int16 if narrow else np.int32
-    to_hidden = _aligned((params.num_visible + 1, _padded(params.num_hidden)), dtype)
-    to_visible = _aligned((params.num_hidden + 1, _padded(params.num_visible)), dtype)
-    kernels.round_weights(weights, unit, to_hidden, to_visible)
+    to_hidden = _aligned((_num_tiles(params.num_hidden), params.num_visible + 1, TILE), dtype)
+    to_visible = _aligned((_num_tiles(params.num_visible), params.num_hidden + 1, TILE), dtype)
+    round_weights(weights, unit, to_hidden, to_visible)
     return Prepared(
-        kernels.Rows(to_hidden, _padded_bias(params.hidden_bias), params.num_hidden),
-        kernels.Rows(to_visible, _padded_bias(params.visible_bias), params.num_visible),
+        Rows(to_hidden, _padded_bias(params.hidden_bias), params.num_hidden),
+        Rows(to_visible, _padded_bias(params.visible_bias), params.num_visible),
         unit,
         params,
     )
@@ -66,7 +67,7 @@ def prepare(params: RBMParams) -> Prepared:
 def rounded_params(prepared: Prepared) -> RBMParams:
     """The model whose chains the engine runs: the given one with its weights rounded."""
     num_visible, num_hidden = prepared.params.weights.shape
-    rows = prepared.to_hidden.rows[:num_visible, :num_hidden]
+    rows = np.moveaxis(prepared.to_hidden.tiles[:, :num_visible], 0, 1).reshape(num_visible, -1)[:, :num_hidden]
     return prepared.params._replace(weights=rows.astype(np.float32) * prepared.unit)
 
 
@@ -174,7 +175,9 @@ class NumbaEngine:
     def _share(self, work: Callable[[slice], None], num_chains: int) -> None:
         """Runs `work` on about equal parts of the chains, one part a thread."""
         num_parts = min(self.num_threads, num_chains)
-        if num_parts <= 1:
+        if num_parts == 0:
+            return
+        if num_parts == 1:
             work(slice(0, num_chains))
             return
         bounds = [num_chains * part // num_parts for part in range(num_parts + 1)]
@@ -189,19 +192,19 @@ class NumbaEngine:
         return ThreadPoolExecutor(self.num_threads - 1, thread_name_prefix="chains")
 
 
-def _padded(width: int) -> int:
-    return -(-width // _LANES) * _LANES
+def _num_tiles(width: int) -> int:
+    return -(-width // TILE)
 
 
 def _padded_bias(bias: np.ndarray) -> np.ndarray:
-    padded = np.full(_padded(len(bias)), _PADDING_LOGIT, np.float32)
+    padded = np.full(TILE * _num_tiles(len(bias)), _PADDING_LOGIT, np.float32)
     padded[: len(bias)] = bias
     return padded
 
 
-def _aligned(shape: tuple[int, int], dtype: type) -> np.ndarray:
+def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """Zeros that start on a cache line, so that no load of a row straddles two."""
-    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(size + 64, np.uint8)
     offset = -raw.ctypes.data % 64
     return raw[offset : offset + size].view(dtype).reshape(shape)

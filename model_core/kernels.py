@@ -1,245 +1,137 @@
-"""The compiled kernels of `engine_numba`: one step of one chain, told in four verbs.
+"""Compiled: whole chains, for `engine_numba`. One step of one chain is told in four verbs,
 
-    draw words  <- SplitMix64 stream keyed by (seed, step, layer)           `_draw_words`
-    find flips  <- units whose new draw u < sigmoid(logit) differs          `_find_flips`
-    turn over   <- the units' states; lists of those now on and now off     `_turn_over`
-    add rows    <- of the units now on, less those now off, to the sums     `_add_rows`
+    draw words  <- SplitMix64 stream keyed by (seed, step, layer)           `kernels_draws.draw_words`
+    find flips  <- units whose new draw u < sigmoid(logit) differs          `kernels_draws.find_flips`
+    turn over   <- the units' states; lists of those now on and now off     `kernels_draws.turn_over`
+    add rows    <- of the units now on, less those now off, to the sums     `kernels_rows.add_rows`
 
-first for the hidden units, then for the visible ones. Flags are bytes, read eight at a time where it pays.
+first for the hidden units, then for the visible ones. A block of chains goes in step, so that each tile of the
+weights is fetched once for all of them; a chain alone is a block of one.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
 
-from model_core.randomness import GAMMA, HIDDEN_LAYER, MIX_1, MIX_2, VISIBLE_LAYER
+from model_core.kernels_draws import draw_words, exp_minus, find_flips, jit, turn_over
+from model_core.kernels_rows import add_rows
+from model_core.randomness import HIDDEN_LAYER, VISIBLE_LAYER
 
-NARROW_MAX = 4095  # eight weights of at most this add up within 16 bits
-
-_GAMMA, _MIX_1, _MIX_2 = np.uint64(GAMMA), np.uint64(MIX_1), np.uint64(MIX_2)
-_MINUS_LOG2_E = np.float32(-1.4426950408889634)
-_LN_2 = np.float32(0.6931471805599453)
-_LARGEST_POWER = np.float32(60.0)  # 2^-60 is below every u: nothing is lost, and no denormal slows us down
-_ROUND = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the rounded number in the low bits
-_GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: their bits, in order, in the top byte
+_BLOCK = 32  # chains in step: their sums fit into the second-level cache beside a tile
 
 
-def _can_cache() -> bool:
-    """Whether Numba finds a place for compiled code: beside this file, or in the user's cache folder."""
-    places = [os.environ.get("NUMBA_CACHE_DIR"), Path(__file__).parent, Path.home()]
-    return any(place is not None and os.access(place, os.W_OK) for place in places)
+class Side(NamedTuple):
+    """One layer of a block of chains."""
+
+    state: np.ndarray  # uint8 [block, padded width]
+    sums: np.ndarray  # int32 [block, padded width], of the rows of the other layer's units that are on
 
 
-_jit = nb.njit(nogil=True, cache=_can_cache(), error_model="numpy")
-_inline = nb.njit(nogil=True, inline="always", error_model="numpy")
-
-
-class Rows(NamedTuple):
-    """What the units of one layer add to the sums of the other."""
-
-    rows: np.ndarray  # int16 or int32 [units + 1, padded width]; the last row is zero
-    bias: np.ndarray  # float32 [padded width], of the layer whose sums these are
-    width: int  # how many units that layer has
-
-
-class Scratch(NamedTuple):
+class Work(NamedTuple):
     """Working memory of one thread, long enough for either layer."""
 
     words: np.ndarray  # uint64
     flips: np.ndarray  # uint8
-    turned_on: np.ndarray  # int32
-    turned_off: np.ndarray  # int32
-    change: np.ndarray  # int16 or int32
+    turned_on: np.ndarray  # int32 [block, longest], of each chain
+    turned_off: np.ndarray  # int32 [block, longest]
+    passes: np.ndarray  # int64 [block], how many passes of four of each the lists fill
 
 
-@intrinsic
-def _float_from_bits(typing_context, bits):
-    def build(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), build
-
-
-@intrinsic
-def _bits_from_float(typing_context, number):
-    def build(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(types.int32))
-
-    return types.int32(types.float32), build
+@jit
+def _make_block(v_width, h_width, size):
+    """Working memory, and the two layers of `size` chains, all units off."""
+    longest = max(v_width, h_width)
+    lists = np.empty((2, size, longest + 4), np.int32)
+    work = Work(
+        np.empty(longest // 2, np.uint64), np.zeros(longest, np.uint8), lists[0], lists[1], np.zeros(size, np.int64)
+    )
+    v = Side(np.zeros((size, v_width), np.uint8), np.zeros((size, v_width), np.int32))
+    h = Side(np.zeros((size, h_width), np.uint8), np.zeros((size, h_width), np.int32))
+    return work, v, h
 
 
-@intrinsic
-def _trailing_zeros(typing_context, word):
-    def build(context, builder, signature, args):
-        return builder.cttz(args[0], context.get_constant(types.boolean, True))
-
-    return types.uint64(types.uint64), build
-
-
-@_inline
-def _mix(state):
-    """`randomness.mix`, one word."""
-    state = (state ^ (state >> np.uint64(30))) * _MIX_1
-    state = (state ^ (state >> np.uint64(27))) * _MIX_2
-    return state ^ (state >> np.uint64(31))
+@jit
+def _draw(work, side, chain, rows, scale, offset, slope, seed, step, layer):
+    """Draws one layer of one chain given the sums of its inputs: leaves the units to turn over in `work.flips`."""
+    words = work.words[: len(rows.bias) // 2]
+    draw_words(words, seed, step, layer)
+    sums, state = side.sums[chain], side.state[chain]
+    find_flips(work.flips, words.view(np.uint32), state, sums, rows.bias, scale, offset, slope)
 
 
-@_inline
-def _exp_minus(x):
-    """exp(-x) in float32 for |x| <= 41, cut beyond; relative error below 1e-6 for |x| < 10.
-
-    2^n comes from the exponent bits, the rest from the Taylor series: |rest| < 0.35, so the seventh power is < 2e-7.
-    """
-    power = min(max(x * _MINUS_LOG2_E, -_LARGEST_POWER), _LARGEST_POWER)
-    shifted = power + _ROUND
-    rest = (power - (shifted - _ROUND)) * _LN_2
-    series = np.float32(1 / 120) + rest * np.float32(1 / 720)
-    series = np.float32(1 / 24) + rest * series
-    series = np.float32(1 / 6) + rest * series
-    series = np.float32(0.5) + rest * series
-    series = np.float32(1.0) + rest * series
-    series = np.float32(1.0) + rest * series
-    return series * _float_from_bits(np.int32((_bits_from_float(shifted) + np.int32(127)) << np.int32(23)))
+@jit
+def _turn(work, side, chain, num_units):
+    state = side.state[chain]
+    flips = work.flips[: len(state)]
+    work.passes[chain] = turn_over(flips, state, work.turned_on[chain], work.turned_off[chain], num_units)
 
 
-@_jit
-def _make_scratch(to_hidden, visible_width):
-    longest = 64 * ((max(len(to_hidden.bias), visible_width) + 63) // 64)
-    indices = np.empty((2, longest + 4), np.int32)
-    change = np.empty(longest, to_hidden.rows.dtype)
-    return Scratch(np.empty(longest // 2, np.uint64), np.zeros(longest, np.uint8), indices[0], indices[1], change)
+@jit
+def _start(work, starts, v, h, tiles):
+    """Puts a block of chains at `starts`: from all units off, the rows of those that are on are added."""
+    v.state[:] = 0
+    h.state[:] = 0
+    v.sums[:] = 0
+    h.sums[:] = 0
+    work.passes[:] = 0
+    num_visible = starts.shape[1]
+    for chain in range(len(starts)):
+        work.flips[:num_visible] = starts[chain]
+        work.flips[num_visible:] = 0
+        _turn(work, v, chain, num_visible)
+    add_rows(h.sums, tiles, work.turned_on, work.turned_off, work.passes)
 
 
-@_jit
-def _draw_words(words, seed, step, layer):
-    """The random words of one half-step; see `randomness.random_words`."""
-    key = _mix(seed + np.uint64(2 * step + layer + 1) * _GAMMA)
-    for n in range(len(words)):
-        words[n] = _mix(key + np.uint64(n + 1) * _GAMMA)
-
-
-@_jit
-def _find_flips(flips, halves, state, sums, bias, scale, offset, slope):
-    """flips[j] = 1 where unit j's new draw differs from its state.
-
-    The logit is offset[j] + slope * bias[j] + scale * sums[j]; u < sigmoid(x) is tested as u + u exp(-x) < 1.
-    """
-    for j in range(len(sums)):
-        logit = offset[j] + (slope * bias[j] + scale * np.float32(sums[j]))
-        u = np.float32(halves[j]) * np.float32(2.0**-32) + np.float32(2.0**-33)
-        flips[j] = np.uint8(u + u * _exp_minus(logit) < np.float32(1.0)) ^ state[j]
-
-
-@_jit
-def _turn_over(flips, state, turned_on, turned_off):
-    """Turns the flipped units over; returns how many are now on and now off, their indices in the two lists."""
-    num_on, num_off = 0, 0
-    flips_8, state_8 = flips.view(np.uint64), state.view(np.uint64)
-    for block in range(len(state_8) // 8):
-        on_mask, off_mask = np.uint64(0), np.uint64(0)
-        for n in range(8):
-            flipped, was_on = flips_8[8 * block + n], state_8[8 * block + n]
-            state_8[8 * block + n] = was_on ^ flipped
-            on_mask |= (((flipped & ~was_on) * _GATHER) >> np.uint64(56)) << np.uint64(8 * n)
-            off_mask |= (((flipped & was_on) * _GATHER) >> np.uint64(56)) << np.uint64(8 * n)
-        while on_mask != np.uint64(0):
-            turned_on[num_on] = 64 * block + np.int64(_trailing_zeros(on_mask))
-            on_mask &= on_mask - np.uint64(1)
-            num_on += 1
-        while off_mask != np.uint64(0):
-            turned_off[num_off] = 64 * block + np.int64(_trailing_zeros(off_mask))
-            off_mask &= off_mask - np.uint64(1)
-            num_off += 1
-    return num_on, num_off
-
-
-@_jit
-def _add_rows(sums, change, rows, turned_on, num_on, turned_off, num_off):
-    """sums += rows turned on - rows turned off, four of each a pass; the zero row fills up the shorter list."""
-    narrow = rows.dtype.type
-    zero_row = len(rows) - 1
-    num_rows = 4 * ((max(num_on, num_off) + 3) // 4)
-    turned_on[num_on:num_rows] = zero_row
-    turned_off[num_off:num_rows] = zero_row
-    for n in range(0, num_rows, 4):
-        a, b, c, d = rows[turned_on[n]], rows[turned_on[n + 1]], rows[turned_on[n + 2]], rows[turned_on[n + 3]]
-        e, f, g, h = rows[turned_off[n]], rows[turned_off[n + 1]], rows[turned_off[n + 2]], rows[turned_off[n + 3]]
-        # Eight weights add up within the narrow type (NARROW_MAX), and are widened once. Two loops, because
-        # the compiler gives a loop the vector length of its widest type.
-        for j in range(len(sums)):
-            change[j] = narrow(a[j] + b[j] + c[j] + d[j] - e[j] - f[j] - g[j] - h[j])
-        for j in range(len(sums)):
-            sums[j] += np.int32(change[j])
-
-
-@_jit
-def _apply_flips(scratch, state, rows, sums):
-    num_on, num_off = _turn_over(scratch.flips[: len(state)], state, scratch.turned_on, scratch.turned_off)
-    _add_rows(sums, scratch.change, rows, scratch.turned_on, num_on, scratch.turned_off, num_off)
-
-
-@_jit
-def _half_step(scratch, state, sums, bias, scale, offset, slope, seed, step, layer):
-    """Draws one layer given the sums of its inputs: leaves the units to turn over in `scratch.flips`."""
-    words = scratch.words[: len(bias) // 2]
-    _draw_words(words, seed, step, layer)
-    _find_flips(scratch.flips, words.view(np.uint32), state, sums, bias, scale, offset, slope)
-    scratch.flips[len(bias) :] = 0
-
-
-@_jit
-def _new_layer(width):
-    """State (padded to 64 units) and input sums of a layer that is all off."""
-    return np.zeros(64 * ((width + 63) // 64), np.uint8), np.zeros(width, np.int32)
-
-
-@_jit
-def _start(scratch, start, v, v_sums, h, h_sums, hidden_rows):
-    """Puts a chain at `start`: from all units off, the rows of those that are on are added."""
-    for zeroed in (v, h):
-        zeroed[:] = 0
-    v_sums[:] = 0
-    h_sums[:] = 0
-    scratch.flips[: len(start)] = start
-    scratch.flips[len(start) :] = 0
-    _apply_flips(scratch, v, hidden_rows, h_sums)
-
-
-@_jit
+@jit
 def gibbs(visible, probs, seeds, num_steps, first_step, temperature, clamp, to_hidden, to_visible, unit):
     """Advances every chain in place; `probs` receives p(v=1 given the last hidden states), or the start itself."""
-    scratch = _make_scratch(to_hidden, len(to_visible.bias))
-    v, v_sums = _new_layer(len(to_visible.bias))
-    h, h_sums = _new_layer(len(to_hidden.bias))
-    no_offset = np.zeros(max(len(v_sums), len(h_sums)), np.float32)
-    for chain in range(len(visible)):
-        seed, cooling = seeds[chain], np.float32(1.0) / temperature[chain]
-        scale = unit * cooling
-        _start(scratch, visible[chain], v, v_sums, h, h_sums, to_hidden.rows)
-        for step in range(first_step[chain], first_step[chain] + num_steps[chain]):
-            _half_step(scratch, h, h_sums, to_hidden.bias, scale, no_offset, cooling, seed, step, HIDDEN_LAYER)
-            _apply_flips(scratch, h, to_visible.rows, v_sums)
-            _half_step(scratch, v, v_sums, to_visible.bias, scale, no_offset, cooling, seed, step, VISIBLE_LAYER)
-            if len(clamp) > 0:
-                for j in range(to_visible.width):
-                    scratch.flips[j] &= np.uint8(not clamp[chain, j])
-            _apply_flips(scratch, v, to_hidden.rows, h_sums)
-        visible[chain] = v[: to_visible.width]
-        for j in range(to_visible.width):
-            logit = cooling * to_visible.bias[j] + scale * np.float32(v_sums[j])
-            probs[chain, j] = np.float32(1.0) / (np.float32(1.0) + _exp_minus(logit))
-            if num_steps[chain] == 0 or (len(clamp) > 0 and clamp[chain, j]):
-                probs[chain, j] = np.float32(v[j])
+    size = min(_BLOCK, len(visible))
+    work, v, h = _make_block(len(to_visible.bias), len(to_hidden.bias), size)
+    no_offset = np.zeros(len(work.flips), np.float32)
+    for first in range(0, len(visible), size):
+        block = slice(first, min(first + size, len(visible)))
+        starts, steps, cooling = visible[block], num_steps[block], np.float32(1.0) / temperature[block]
+        _start(work, starts, v, h, to_hidden.tiles)
+        for step in range(steps.max()):
+            work.passes[:] = 0
+            for c in range(len(starts)):
+                if step < steps[c]:
+                    seed, number, slope = seeds[first + c], first_step[first + c] + step, cooling[c]
+                    _draw(work, h, c, to_hidden, unit * slope, no_offset, slope, seed, number, HIDDEN_LAYER)
+                    _turn(work, h, c, to_hidden.width)
+            add_rows(v.sums, to_visible.tiles, work.turned_on, work.turned_off, work.passes)
+            for c in range(len(starts)):
+                if step < steps[c]:
+                    seed, number, slope = seeds[first + c], first_step[first + c] + step, cooling[c]
+                    _draw(work, v, c, to_visible, unit * slope, no_offset, slope, seed, number, VISIBLE_LAYER)
+                    if len(clamp) > 0:
+                        _keep(work.flips, clamp[first + c])
+                    _turn(work, v, c, to_visible.width)
+            add_rows(h.sums, to_hidden.tiles, work.turned_on, work.turned_off, work.passes)
+        for c in range(len(starts)):
+            visible[first + c] = v.state[c, : to_visible.width]
+            _look(probs[first + c], v.state[c], v.sums[c], to_visible.bias, unit * cooling[c], cooling[c])
+            for j in range(to_visible.width):
+                if steps[c] == 0 or (len(clamp) > 0 and clamp[first + c, j]):
+                    probs[first + c, j] = np.float32(v.state[c, j])
 
 
-@_jit
+@jit
+def _keep(flips, clamp):
+    for j in range(len(clamp)):
+        flips[j] &= np.uint8(not clamp[j])
+
+
+@jit
+def _look(probs, state, sums, bias, scale, slope):
+    """probs = sigmoid(visible logits): what a person looks at."""
+    for j in range(len(probs)):
+        probs[j] = np.float32(1.0) / (np.float32(1.0) + exp_minus(slope * bias[j] + scale * np.float32(sums[j])))
+
+
+@jit
 def _sum(values):
     """A sum in eight lanes, so that it runs at the speed of the vector unit, in one fixed order."""
     a = b = c = d = e = f = g = h = 0.0
@@ -255,7 +147,7 @@ def _sum(values):
     return ((a + b) + (c + d)) + ((e + f) + (g + h))
 
 
-@_jit
+@jit
 def _log_product(factors):
     """The log of a product of numbers between 1/2 and 2; a lane holds 512 of them, well within a float64."""
     total = 0.0
@@ -274,72 +166,82 @@ def _log_product(factors):
     return total
 
 
-@_jit
-def _log_ratio(h_sums, hidden, unit, beta, next_beta, terms, factors):
+@jit
+def _log_ratio(sums, hidden, unit, beta, next_beta, terms, factors):
     """sum_j softplus(beta' x_j) - softplus(beta x_j), with softplus(x) = max(x, 0) + log(1 + exp(-|x|)).
 
     `terms` and `factors` are working memory, padded with 0 and 1.
     """
     for j in range(hidden.width):
-        x = hidden.bias[j] + unit * np.float32(h_sums[j])
-        top = np.float32(1.0) + _exp_minus(np.float32(next_beta) * abs(x))
-        bottom = np.float32(1.0) + _exp_minus(np.float32(beta) * abs(x))
+        x = hidden.bias[j] + unit * np.float32(sums[j])
+        top = np.float32(1.0) + exp_minus(np.float32(next_beta) * abs(x))
+        bottom = np.float32(1.0) + exp_minus(np.float32(beta) * abs(x))
         terms[j] = max(x, np.float32(0.0))
         factors[j] = np.float64(top) / np.float64(bottom)
     return (next_beta - beta) * _sum(terms) + _log_product(factors)
 
 
-@_jit
+@jit
+def _bias_sum(state, bias, base, terms):
+    """(bias - base) . v, float64; `terms` is working memory, padded with 0."""
+    for j in range(len(terms)):
+        terms[j] = np.float64(state[j]) * (np.float64(bias[j]) - np.float64(base[j]))
+    return _sum(terms)
+
+
+@jit
 def anneal(visible, log_weights, seeds, first_step, betas, moving, base, to_hidden, to_visible, unit):
-    """Weighs and moves every chain along `betas`; see `NumbaEngine.anneal`."""
-    scratch = _make_scratch(to_hidden, len(to_visible.bias))
-    v, v_sums = _new_layer(len(to_visible.bias))
-    h, h_sums = _new_layer(len(to_hidden.bias))
-    terms, factors, bias_terms = np.zeros(len(h_sums)), np.ones(len(h_sums)), np.zeros(len(v_sums))
-    no_offset = np.zeros(len(h_sums), np.float32)
-    offset = np.zeros(len(v_sums), np.float32)
-    for chain in range(len(visible)):
-        _start(scratch, visible[chain], v, v_sums, h, h_sums, to_hidden.rows)
+    """Weighs and, if `moving`, moves every chain along `betas`; see `NumbaEngine.anneal`."""
+    size = min(_BLOCK, len(visible))
+    work, v, h = _make_block(len(to_visible.bias), len(to_hidden.bias), size)
+    terms, factors = np.zeros(len(to_hidden.bias)), np.ones(len(to_hidden.bias))
+    bias_terms, no_offset = np.zeros(len(to_visible.bias)), np.zeros(len(to_hidden.bias), np.float32)
+    for first in range(0, len(visible), size):
+        num_chains = min(size, len(visible) - first)
+        _start(work, visible[first : first + num_chains], v, h, to_hidden.tiles)
         for k in range(len(betas) - 1):
             beta, next_beta = betas[k], betas[k + 1]
-            for j in range(to_visible.width):
-                bias_terms[j] = np.float64(v[j]) * (np.float64(to_visible.bias[j]) - np.float64(base[j]))
-            log_weights[chain] += (next_beta - beta) * _sum(bias_terms)
-            log_weights[chain] += _log_ratio(h_sums, to_hidden, unit, beta, next_beta, terms, factors)
+            for c in range(num_chains):
+                bias_change = (next_beta - beta) * _bias_sum(v.state[c], to_visible.bias, base, bias_terms)
+                log_weights[first + c] += bias_change
+                log_weights[first + c] += _log_ratio(h.sums[c], to_hidden, unit, beta, next_beta, terms, factors)
             if not moving:
                 continue
-            slope, step = np.float32(next_beta), first_step + k
-            scale = unit * slope
-            for j in range(len(offset)):
-                offset[j] = np.float32(1.0 - next_beta) * base[j]
-            _half_step(scratch, h, h_sums, to_hidden.bias, scale, no_offset, slope, seeds[chain], step, HIDDEN_LAYER)
-            # At beta 0 the bias of a padding unit is gone, so padding is kept off by hand.
-            scratch.flips[to_hidden.width :] = 0
-            _apply_flips(scratch, h, to_visible.rows, v_sums)
-            _half_step(scratch, v, v_sums, to_visible.bias, scale, offset, slope, seeds[chain], step, VISIBLE_LAYER)
-            _apply_flips(scratch, v, to_hidden.rows, h_sums)
-        visible[chain] = v[: to_visible.width]
+            slope, step, work.passes[:] = np.float32(next_beta), first_step + k, 0
+            offset = np.float32(1.0 - next_beta) * base
+            for c in range(num_chains):
+                _draw(work, h, c, to_hidden, unit * slope, no_offset, slope, seeds[first + c], step, HIDDEN_LAYER)
+                # At beta 0 the bias of a padding unit is gone, so padding is kept off by hand.
+                work.flips[to_hidden.width :] = 0
+                _turn(work, h, c, to_hidden.width)
+            add_rows(v.sums, to_visible.tiles, work.turned_on, work.turned_off, work.passes)
+            for c in range(num_chains):
+                _draw(work, v, c, to_visible, unit * slope, offset, slope, seeds[first + c], step, VISIBLE_LAYER)
+                _turn(work, v, c, to_visible.width)
+            add_rows(h.sums, to_hidden.tiles, work.turned_on, work.turned_off, work.passes)
+        visible[first : first + num_chains] = v.state[:num_chains, : to_visible.width]
 
 
-@_jit
+@jit
 def free_energies(visible, energies, to_hidden, visible_bias, unit):
     """energies[row] = F(row) of the rounded model, nats: a sum of rows and one log of a product, no matrix."""
-    scratch = _make_scratch(to_hidden, len(visible_bias))
-    v, v_sums = _new_layer(len(visible_bias))
-    h, h_sums = _new_layer(len(to_hidden.bias))
-    terms, factors, bias_terms = np.zeros(len(h_sums)), np.ones(len(h_sums)), np.zeros(len(v_sums))
-    for row in range(len(visible)):
-        _start(scratch, visible[row], v, v_sums, h, h_sums, to_hidden.rows)
-        for j in range(visible.shape[1]):
-            bias_terms[j] = np.float64(v[j]) * np.float64(visible_bias[j])
-        for j in range(to_hidden.width):
-            x = to_hidden.bias[j] + unit * np.float32(h_sums[j])
-            terms[j] = max(x, np.float32(0.0))
-            factors[j] = np.float64(1.0) + np.float64(_exp_minus(abs(x)))
-        energies[row] = -_sum(bias_terms) - _sum(terms) - _log_product(factors)
+    size = min(_BLOCK, len(visible))
+    work, v, h = _make_block(len(visible_bias), len(to_hidden.bias), size)
+    terms, factors = np.zeros(len(to_hidden.bias)), np.ones(len(to_hidden.bias))
+    bias_terms, no_base = np.zeros(len(visible_bias)), np.zeros(len(visible_bias), np.float32)
+    for first in range(0, len(visible), size):
+        num_rows = min(size, len(visible) - first)
+        _start(work, visible[first : first + num_rows], v, h, to_hidden.tiles)
+        for row in range(num_rows):
+            for j in range(to_hidden.width):
+                x = to_hidden.bias[j] + unit * np.float32(h.sums[row, j])
+                terms[j] = max(x, np.float32(0.0))
+                factors[j] = np.float64(1.0) + np.float64(exp_minus(abs(x)))
+            bias_sum = _bias_sum(v.state[row], visible_bias, no_base, bias_terms)
+            energies[first + row] = -bias_sum - _sum(terms) - _log_product(factors)
 
 
-@_jit
+@jit
 def mean_field(visible, num_steps, temperature, clamp, weights, transposed, visible_bias, hidden_bias):
     """Probabilities in place of states, in place; rows are added in order, so the bits do not depend on company."""
     hidden, proposal = np.empty(len(hidden_bias), np.float32), np.empty(len(visible_bias), np.float32)
@@ -353,7 +255,7 @@ def mean_field(visible, num_steps, temperature, clamp, weights, transposed, visi
                     visible[chain, j] = proposal[j]
 
 
-@_jit
+@jit
 def _mean_field_half(state, rows, bias, cooling, probs):
     probs[:] = bias
     for i in range(len(state)):
@@ -361,19 +263,4 @@ def _mean_field_half(state, rows, bias, cooling, probs):
             for j in range(len(probs)):
                 probs[j] += state[i] * rows[i, j]
     for j in range(len(probs)):
-        probs[j] = np.float32(1.0) / (np.float32(1.0) + _exp_minus(probs[j] * cooling))
-
-
-@_jit
-def round_weights(weights, unit, to_hidden, to_visible):
-    """Writes round(weights / unit), and its transpose, in tiles so that both sides stay in the cache."""
-    num_visible, num_hidden = weights.shape
-    inverse = np.float32(1.0) / unit
-    for first_i in range(0, num_visible, 32):
-        for first_j in range(0, num_hidden, 32):
-            for i in range(first_i, min(first_i + 32, num_visible)):
-                for j in range(first_j, min(first_j + 32, num_hidden)):
-                    to_hidden[i, j] = np.rint(weights[i, j] * inverse)
-            for j in range(first_j, min(first_j + 32, num_hidden)):
-                for i in range(first_i, min(first_i + 32, num_visible)):
-                    to_visible[j, i] = to_hidden[i, j]
+        probs[j] = np.float32(1.0) / (np.float32(1.0) + exp_minus(probs[j] * cooling))

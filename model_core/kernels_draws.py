@@ -1,0 +1,139 @@
+"""Compiled: the draw of one layer. SplitMix64 words, a sigmoid by hand, and which units the draw flips."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numba as nb
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from model_core.randomness import GAMMA, MIX_1, MIX_2
+
+_GAMMA, _MIX_1, _MIX_2 = np.uint64(GAMMA), np.uint64(MIX_1), np.uint64(MIX_2)
+_MINUS_LOG2_E = np.float32(-1.4426950408889634)
+_LN_2 = np.float32(0.6931471805599453)
+_LARGEST_POWER = np.float32(60.0)  # 2^-60 is below every u: nothing is lost, and no denormal slows us down
+_ROUND = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the rounded number in the low bits
+_BELOW_ONE = np.float32(1.0 - 2.0**-24)
+
+
+def _can_cache() -> bool:
+    """Whether Numba finds a place for compiled code: beside this file, or in the user's cache folder."""
+    places = [os.environ.get("NUMBA_CACHE_DIR"), Path(__file__).parent, Path.home()]
+    return any(place is not None and os.access(place, os.W_OK) for place in places)
+
+
+jit = nb.njit(nogil=True, cache=_can_cache(), error_model="numpy")
+_inline = nb.njit(nogil=True, inline="always", error_model="numpy")
+
+
+@intrinsic
+def _float_from_bits(typing_context, bits):
+    def build(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(types.float32))
+
+    return types.float32(types.int32), build
+
+
+@intrinsic
+def _bits_from_float(typing_context, number):
+    def build(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(types.int32))
+
+    return types.int32(types.float32), build
+
+
+@intrinsic
+def _trailing_zeros(typing_context, word):
+    def build(context, builder, signature, args):
+        return builder.cttz(args[0], context.get_constant(types.boolean, True))
+
+    return types.uint64(types.uint64), build
+
+
+@_inline
+def _mix(state):
+    """`randomness.mix`, one word."""
+    state = (state ^ (state >> np.uint64(30))) * _MIX_1
+    state = (state ^ (state >> np.uint64(27))) * _MIX_2
+    return state ^ (state >> np.uint64(31))
+
+
+@_inline
+def exp_minus(x):
+    """exp(-x) in float32 for |x| <= 41, cut beyond; relative error below 1e-6 for |x| < 10.
+
+    2^n comes from the exponent bits, the rest from the Taylor series: |rest| < 0.35, so the seventh power is < 2e-7.
+    """
+    power = min(max(x * _MINUS_LOG2_E, -_LARGEST_POWER), _LARGEST_POWER)
+    shifted = power + _ROUND
+    rest = (power - (shifted - _ROUND)) * _LN_2
+    series = np.float32(1 / 120) + rest * np.float32(1 / 720)
+    series = np.float32(1 / 24) + rest * series
+    series = np.float32(1 / 6) + rest * series
+    series = np.float32(0.5) + rest * series
+    series = np.float32(1.0) + rest * series
+    series = np.float32(1.0) + rest * series
+    return series * _float_from_bits(np.int32((_bits_from_float(shifted) + np.int32(127)) << np.int32(23)))
+
+
+@jit
+def draw_words(words, seed, step, layer):
+    """The random words of one half-step; see `randomness.random_words`."""
+    key = _mix(seed + np.uint64(2 * step + layer + 1) * _GAMMA)
+    for n in range(len(words)):
+        words[n] = _mix(key + np.uint64(n + 1) * _GAMMA)
+
+
+@jit
+def find_flips(flips, halves, state, sums, bias, scale, offset, slope):
+    """flips[j] = 1 where unit j's new draw differs from its state.
+
+    The logit is offset[j] + slope * bias[j] + scale * sums[j]; u < sigmoid(x) is tested as u + u exp(-x) < 1.
+    """
+    for j in range(len(sums)):
+        logit = offset[j] + (slope * bias[j] + scale * np.float32(sums[j]))
+        # The largest words would round to u = 1, which turns off a unit that is sure to be on.
+        u = min(np.float32(halves[j]) * np.float32(2.0**-32) + np.float32(2.0**-33), _BELOW_ONE)
+        flips[j] = np.uint8(u + u * exp_minus(logit) < np.float32(1.0)) ^ state[j]
+
+
+@intrinsic
+def _mask_of(typing_context, flags, block):
+    """The 64 bytes of 0 or 1 of a block as the bits of a word: one vector comparison."""
+
+    def build(context, builder, signature, args):
+        bytes_at = context.make_array(signature.args[0])(context, builder, value=args[0]).data
+        vector = ir.VectorType(ir.IntType(8), 64)
+        place = builder.gep(builder.bitcast(bytes_at, vector.as_pointer()), [args[1]])
+        nonzero = builder.icmp_unsigned("!=", builder.load(place, align=1), vector(None))
+        return builder.bitcast(nonzero, ir.IntType(64))
+
+    return types.uint64(flags, types.int64), build
+
+
+@jit
+def turn_over(flips, state, turned_on, turned_off, zero_row):
+    """Turns the flipped units over and lists those now on and those now off; returns the passes that they fill."""
+    num_on, num_off = 0, 0
+    for block in range(len(state) // 64):
+        flipped, was_on = _mask_of(flips, block), _mask_of(state, block)
+        on_mask, off_mask = flipped & ~was_on, flipped & was_on
+        while on_mask != np.uint64(0):
+            turned_on[num_on] = 64 * block + np.int64(_trailing_zeros(on_mask))
+            on_mask &= on_mask - np.uint64(1)
+            num_on += 1
+        while off_mask != np.uint64(0):
+            turned_off[num_off] = 64 * block + np.int64(_trailing_zeros(off_mask))
+            off_mask &= off_mask - np.uint64(1)
+            num_off += 1
+    for j in range(len(state)):
+        state[j] ^= flips[j]
+    passes = (max(num_on, num_off) + 3) // 4
+    turned_on[num_on : 4 * passes] = zero_row
+    turned_off[num_off : 4 * passes] = zero_row
+    return passes
