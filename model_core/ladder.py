@@ -35,7 +35,8 @@ _SETTLE_ROUNDS = 20  # of steps and exchanges, before samples of a new rung are 
 _ROUNDS_APART = 4  # between two samples of one chain: an exchange in three refreshes it
 _FIRST_FREEZE_STEP = 2**40  # numbers of steps that no training reaches
 _CLIMB_ROUNDS = 6  # of steps and exchanges at each version that `climb` visits
-_SALT = 0x1ADDE2
+# Chains, exchanges and first members never share noise: what decides a swap must know nothing of the state.
+_CHAIN_SALT, _EXCHANGE_SALT, _MEMBER_SALT = 0x1ADDE2, 0x5A3B1E, 0x3E3BE2
 
 
 class Rung(NamedTuple):
@@ -65,6 +66,13 @@ def exchange(
     return Exchange(np.where(swapped, y, x), np.where(swapped, x, y), float(np.exp(log_ratio).mean()))
 
 
+class Proposal(NamedTuple):
+    """A round of exchanges with the last rung that has not been made yet."""
+
+    members: np.ndarray  # int64 [chains], rows of the reservoir
+    exchange: Exchange  # `lower` are these rows, `upper` the chains, both afterwards
+
+
 class TrajectoryLadder:
     """The rungs so far, and the reservoir of the last one. `state()` and `load_state()` make it resumable.
 
@@ -77,30 +85,41 @@ class TrajectoryLadder:
     def __init__(self, visible_bias: np.ndarray, num_hidden: int, num_chains: int, seed: int) -> None:
         self.engine = NumbaEngine()
         num_visible = len(visible_bias)
-        self.seeds = chain_seeds(seed ^ _SALT, num_chains)
+        self._chain_seeds = chain_seeds(seed ^ _CHAIN_SALT, num_chains)
+        self._exchange_seeds = chain_seeds(seed ^ _EXCHANGE_SALT, num_chains)
         zeros = np.zeros((num_visible, num_hidden), np.float32)
         foot = RBMParams(zeros, visible_bias.astype(np.float32), np.zeros(num_hidden, np.float32))
         log_z = float(softplus(foot.visible_bias).sum() + num_hidden * np.log(2.0))
         self.rungs = [Rung(foot, log_z, 0.0)]
-        members = uniforms(chain_seeds(seed ^ _SALT, RESERVOIR_FACTOR * num_chains), 0, VISIBLE_LAYER, num_visible)
+        member_seeds = chain_seeds(seed ^ _MEMBER_SALT, RESERVOIR_FACTOR * num_chains)
+        members = uniforms(member_seeds, 0, VISIBLE_LAYER, num_visible)
         self.reservoir = (members < sigmoid(foot.visible_bias)).astype(np.uint8)
         self._last = self.engine.prepare(foot)
 
-    def exchange_with_last(self, prepared: Prepared, chains: np.ndarray, number: int) -> tuple[np.ndarray, float]:
-        """Exchanges every chain with a random member of the last rung's reservoir, in place there.
+    def propose(self, prepared: Prepared, chains: np.ndarray, number: int) -> Proposal:
+        """Works out exchanges of every chain with a random member of the last rung's reservoir; changes nothing.
 
         Args:
           prepared: the model that `chains` are samples of.
+          chains: uint8 [chains, visible].
           number: keys the random numbers; each round needs another one.
-
-        Returns:
-          the chains, uint8 [chains, visible], and the mean probability of an exchange.
         """
-        draws = uniforms(self.seeds, number, VISIBLE_LAYER, 3)
+        draws = uniforms(self._exchange_seeds, number, VISIBLE_LAYER, 3)
         members = _distinct(draws[:, 1], draws[0, 2], len(self.reservoir))
-        swapped = exchange(self.engine, self._last, prepared, self.reservoir[members], chains, draws[:, 0])
-        self.reservoir[members] = swapped.lower
-        return swapped.upper, swapped.acceptance
+        return Proposal(
+            members, exchange(self.engine, self._last, prepared, self.reservoir[members], chains, draws[:, 0])
+        )
+
+    def accept(self, proposal: Proposal) -> np.ndarray:
+        """Makes the exchanges: changes the reservoir, and returns the chains, uint8 [chains, visible]."""
+        self.reservoir[proposal.members] = proposal.exchange.lower
+        return proposal.exchange.upper
+
+    def round(self, prepared: Prepared, chains: np.ndarray, number: int) -> tuple[np.ndarray, float]:
+        """One Gibbs step of the chains and one exchange; returns the chains and the mean probability of an exchange."""
+        chains = move(self.engine, prepared, chains, self._chain_seeds, number, 1)
+        proposal = self.propose(prepared, chains, number)
+        return self.accept(proposal), proposal.exchange.acceptance
 
     def freeze(self, params: RBMParams, chains: np.ndarray) -> np.ndarray:
         """Makes `params` the last rung: settles, fills a reservoir, and measures log Z against the rung below.
@@ -111,8 +130,7 @@ class TrajectoryLadder:
         samples = []
         number = _FIRST_FREEZE_STEP + len(self.rungs) * 10_000
         for round_ in range(_SETTLE_ROUNDS + RESERVOIR_FACTOR * _ROUNDS_APART):
-            chains = move(self.engine, prepared, chains, self.seeds, number + round_, 1)
-            chains, _ = self.exchange_with_last(prepared, chains, number + round_)
+            chains, _ = self.round(prepared, chains, number + round_)
             if round_ >= _SETTLE_ROUNDS and (round_ - _SETTLE_ROUNDS) % _ROUNDS_APART == _ROUNDS_APART - 1:
                 samples.append(chains)
         reservoir = np.concatenate(samples)
@@ -131,8 +149,8 @@ class TrajectoryLadder:
     def climb(self, trajectory: Iterable[RBMParams], chains: np.ndarray) -> np.ndarray:
         """Builds the rungs from the saved versions of a model that was trained without a ladder, oldest first.
 
-        Where the next version is too far off, a version half way between is tried: rungs need not be ones that a
-        training has been at.
+        It also leads from the foot to the first parameters of a training. Where the next version is too far off, a
+        version half way between is tried: rungs need not be ones that a training has been at.
 
         Returns the chains at the last version, uint8 [chains, visible].
         """
@@ -142,14 +160,14 @@ class TrajectoryLadder:
             while candidates:
                 number += _CLIMB_ROUNDS
                 prepared = self.engine.prepare(candidates[-1])
-                acceptance = 1.0
-                tried = chains
+                acceptance, tried, reservoir = 1.0, chains, self.reservoir.copy()
                 for round_ in range(_CLIMB_ROUNDS):
-                    tried = move(self.engine, prepared, tried, self.seeds, number + round_, 1)
-                    tried, acceptance = self.exchange_with_last(prepared, tried, number + round_)
+                    tried, acceptance = self.round(prepared, tried, number + round_)
                 if acceptance >= FREEZE_BELOW:
                     current, chains = candidates.pop(), tried
-                elif current is not self.rungs[-1].params:
+                    continue
+                self.reservoir = reservoir  # exchanges with states that are far from equilibrium spoil it
+                if current is not self.rungs[-1].params:
                     chains = self.freeze(current, chains)
                 else:
                     candidates.append(_half_way(current, candidates[-1]))

@@ -1,10 +1,11 @@
-"""What a training is asked to do: `TrainConfig`, and three presets. No TensorFlow here, so the command line is quick."""
+"""What a training is asked to do: `TrainConfig`, and presets. No TensorFlow here, so the command line is quick."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from model_core.data_binary import Binarisation
 
@@ -42,7 +43,8 @@ class TrainConfig:
     """
 
     num_hidden: int = 500
-    epochs: int = 30  # passes over the training images
+    epochs: int = 30  # passes over the training images, or as long as `updates_an_epoch` says
+    updates_an_epoch: int | None = None  # None: one pass
     batch_size: int = 200  # images an update
     sampler: Literal["cd", "pcd", "ladder"] = "pcd"  # chains start at the batch, go on for ever, or are tempered
     num_chains: int = 500  # of "pcd" and "ladder"; "cd" has one an image
@@ -56,6 +58,7 @@ class TrainConfig:
     schedule: Literal["constant", "linear"] = "linear"  # "linear" falls to 0 at the end
     warmup_updates: int = 200  # rates rise linearly from 0
     constant_share: float = 0.3  # of the run, before rates fall
+    rate_changes: tuple[tuple[int, float], ...] = ()  # (epochs done, factor): both rates are multiplied from then on
     weight_decay: float = 0.0  # L2, on weights only
     centred: bool = True  # Melchior, Fischer and Wiskott 2016
     offset_rate: float = 0.01  # of the running mean of the hidden units, the hidden offset
@@ -81,6 +84,27 @@ class TrainConfig:
                 if not value >= low or (high is not None and not value <= high):
                     limit = f"at least {low}" if high is None else f"between {low} and {high}"
                     raise ValueError(f"`{name}` must be {limit}. Received: {value}")
+        if self.updates_an_epoch is not None and self.updates_an_epoch < 1:
+            raise ValueError(f"`updates_an_epoch` must be at least 1, or None. Received: {self.updates_an_epoch}")
+        if not all(epoch >= 0 and 0 <= factor < math.inf for epoch, factor in self.rate_changes):
+            raise ValueError(
+                f"`rate_changes` must be pairs of an epoch and a factor, none negative. Received: {self.rate_changes}"
+            )
+        if self.sampler == "ladder" and self.chain_mode == "mean_field":
+            raise ValueError('`sampler="ladder"` exchanges sampled states: it needs `chain_mode="gibbs"`.')
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> TrainConfig:
+        """The configuration that `dataclasses.asdict` and JSON made `fields` of.
+
+        Raises:
+          ValueError: if a field is unknown, as those of another program version are, or has a wrong value.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) - known:
+            raise ValueError(f"unknown fields {', '.join(sorted(set(fields) - known))}")
+        changes = tuple((int(epoch), float(factor)) for epoch, factor in fields.get("rate_changes", ()))
+        return cls(**{**fields, "rate_changes": changes})
 
     def replace(self, **changes: object) -> TrainConfig:
         """A copy with some fields changed, checked again."""
@@ -99,10 +123,11 @@ PRESETS: dict[str, TrainConfig] = {
     # Under two minutes on two cores.
     "quick": TrainConfig(epochs=8, num_hidden=256, batch_size=100, num_chains=200, chain_steps=2, constant_share=0.5),
     # The article's settings (O. K. Ernst 2020, final code), with the one change that hidden units are sampled. Its
-    # "epoch" is 500 updates of 5 images; here an epoch is a pass over the images, and 20 of its epochs are 0.83 of one.
+    # 20 "epochs" of 500 updates of 5 images are 0.83 of a pass.
     "article": TrainConfig(
         num_hidden=784,
-        epochs=1,
+        epochs=20,
+        updates_an_epoch=500,
         batch_size=5,
         num_chains=5,
         chain_steps=5,

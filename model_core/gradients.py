@@ -1,0 +1,86 @@
+"""The gradient of a training: the first-order loss, the centred gradient, and the rules that descend along it.
+
+The gradient of the mean log-likelihood is a difference of two averages (Ackley, Hinton and Sejnowski 1985; the
+article calls the phases awake and asleep):
+
+    d/dW = <v h'> under the data - <v h'> under the model           and likewise <v>, <h> for the biases
+
+`first_order_loss` is a number whose derivative is just that, minus it, when the states are held constant: the mean
+energy of the awake states less that of the asleep ones. TensorFlow differentiates it. (Its value is no likelihood,
+and its second derivatives are wrong by design: it is for first-order rules only.)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it is talkative
+
+import tensorflow as tf
+
+from model_core.presets import Rule, Statistic
+
+
+def first_order_loss(
+    params: list[Any], awake_visible: Any, awake_hidden: Any, asleep_visible: Any, asleep_hidden: Any
+) -> Any:
+    """Mean energy of the awake states less the mean energy of the asleep ones, nats; each mean over its own rows.
+
+    Minus its gradient is the gradient of the mean log-likelihood. States are float32 [rows, visible], [rows, hidden].
+    """
+    weights, visible_bias, hidden_bias = params
+    num_awake = tf.cast(tf.shape(awake_visible)[0], tf.float32)
+    num_asleep = tf.cast(tf.shape(asleep_visible)[0], tf.float32)
+    visible = tf.concat([awake_visible, asleep_visible], axis=0)
+    # One product for both phases: the rows of each carry its sign and share.
+    hidden = tf.concat([awake_hidden / num_awake, -asleep_hidden / num_asleep], axis=0)
+    visible_change = tf.reduce_mean(awake_visible, axis=0) - tf.reduce_mean(asleep_visible, axis=0)
+    hidden_change = tf.reduce_sum(hidden, axis=0)
+    interaction = tf.reduce_sum(weights * tf.matmul(visible, hidden, transpose_a=True))
+    return -interaction - tf.tensordot(visible_bias, visible_change, 1) - tf.tensordot(hidden_bias, hidden_change, 1)
+
+
+def centred(gradient: list[Any], visible_offset: Any, hidden_offset: Any) -> list[Any]:
+    """The gradient in centred coordinates, (v - offset) and (h - offset), expressed in the plain parameters.
+
+    Melchior, Fischer and Wiskott 2016, "How to Center Deep Boltzmann Machines", equations 11 to 13: the offsets of
+    the two phases cancel but for the rank-one terms below.
+    """
+    of_weights, of_visible, of_hidden = gradient
+    of_weights -= tf.tensordot(visible_offset, of_hidden, 0) + tf.tensordot(of_visible, hidden_offset, 0)
+    return [
+        of_weights,
+        of_visible - tf.linalg.matvec(of_weights, hidden_offset),
+        of_hidden - tf.linalg.matvec(of_weights, visible_offset, transpose_a=True),
+    ]
+
+
+def make_slots(rule: Rule, variable: Any) -> list[Any]:
+    """The variables that a rule remembers from one step to the next, zero at the start."""
+    count = {"sgd": 0, "momentum": 1, "adam": 2}[rule]
+    return [tf.Variable(tf.zeros_like(variable)) for _ in range(count)]
+
+
+def apply_rule(
+    rule: Rule, variable: Any, slots: list[Any], gradient: Any, rate: Any, step: Any, momentum: float
+) -> None:
+    """One descent step of `variable`, in place: SGD, momentum (Polyak 1964), or Adam (Kingma and Ba 2015)."""
+    if rule == "sgd":
+        variable.assign_sub(rate * gradient)
+    elif rule == "momentum":
+        slots[0].assign(momentum * slots[0] - rate * gradient)
+        variable.assign_add(slots[0])
+    else:
+        first, second = slots
+        first.assign(0.9 * first + 0.1 * gradient)
+        second.assign(0.999 * second + 0.001 * tf.square(gradient))
+        correction = tf.sqrt(1.0 - tf.pow(0.999, step)) / (1.0 - tf.pow(0.9, step))
+        variable.assign_sub(rate * correction * first / (tf.sqrt(second) + 1e-7))
+
+
+def statistic(probs: Any, kind: Statistic, seed: Any) -> Any:
+    """What stands for the hidden units in an average: their probabilities, or states drawn from them."""
+    if kind == "probs":
+        return probs
+    return tf.cast(tf.random.stateless_uniform(tf.shape(probs), seed) < probs, tf.float32)
