@@ -52,13 +52,13 @@ def schedule(times: Sequence[float], paths: Sequence[tuple[str, float]], seed: i
 
 
 class Client:
-    """Connections to one server, kept alive and used again."""
+    """Connections to one server, kept alive and used again. One load a client; leaving it closes what is open."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
         self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
         self._waiting: deque[Shot] = deque()
-        self._num_open = 0
         self._opening: set[asyncio.Task[None]] = set()
         self._started = time.perf_counter()
         self._finished: Callable[[Shot], None] = lambda shot: None
@@ -110,12 +110,17 @@ class Client:
         await self._wait(done, timeout)
         return shot
 
-    def close(self) -> None:
-        for task in self._opening:
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._begin(lambda shot: None, keep_time=True)
+        self._waiting.clear()
+        for task in list(self._opening):
             task.cancel()
-        for connection in self._idle:
+        for connection in list(self._open):
             connection.abort()
-        self._idle.clear()
+        await asyncio.sleep(0)  # lets the connections end
 
     def _begin(self, finished: Callable[[Shot], None], *, keep_time: bool = False) -> None:
         self._finished = finished
@@ -137,33 +142,34 @@ class Client:
                 connection.ask(shot)
                 return
         self._waiting.append(shot)
-        if self._num_open < MAX_CONNECTIONS:
-            self._num_open += 1
-            task = asyncio.ensure_future(self._open())
+        if len(self._open) + len(self._opening) < MAX_CONNECTIONS:
+            task = asyncio.ensure_future(self._connect())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
-    async def _open(self) -> None:
+    async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(lambda: _Connection(self), self.host, self.port)
         except OSError:
-            self._num_open -= 1
             if self._waiting:
                 self.finish(self._waiting.popleft())
             return
+        self._open.add(connection)
         self.give_back(connection)
 
     def give_back(self, connection: _Connection) -> None:
         """A connection has nothing to do."""
+        if not connection.usable:
+            return
         if self._waiting:
             connection.ask(self._waiting.popleft())
         else:
             self._idle.append(connection)
 
-    def lost(self, shot: Shot | None) -> None:
+    def lost(self, connection: _Connection, shot: Shot | None) -> None:
         """A connection is gone, with the shot that it was waiting for."""
-        self._num_open -= 1
+        self._open.discard(connection)
         if shot is not None:
             self.finish(shot)
 
@@ -211,7 +217,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         shot, self._shot = self._shot, None
-        self._client.lost(shot)
+        self._client.lost(self, shot)
 
     def abort(self) -> None:
         self._transport.abort()

@@ -18,7 +18,7 @@ import numpy as np
 
 from model_core import bench
 from model_core.bench_load import Client, Shot, poisson_times, schedule, with_status
-from model_core.bench_process import ServerProcess
+from model_core.bench_process import ServerError, ServerProcess
 from model_core.chains import Chains
 from model_core.randomness import chain_seeds, noise
 from model_core.rbm import RBMParams
@@ -45,17 +45,12 @@ class Options:
 async def run(server: ServerProcess, params: RBMParams, options: Options) -> dict[str, Any]:
     """All figures of a server that is ready and serves `params`."""
     started_on = bench.computer()
-    client = Client(server.host, server.port)
-    try:
-        raw = _raw_speed(params)
-        kernel = _kernel_ms(params)
-        idle = [await client.one(PATH) for _ in range(100)][10:]
-        before = server.memory_mb()
-        capacity = await _capacity(client, options)
-        loads = [await _load(client, server, capacity, times, options) for times in options.loads]
-        mixed = await _mixed(client, capacity, options)
-    finally:
-        client.close()
+    raw, kernel = _raw_speed(params), _kernel_ms(params)
+    idle = await _idle(server)
+    before = server.memory_mb()
+    capacity = await _capacity(server, options)
+    mixed = await _mixed(server, capacity, options)
+    loads = [await _load(server, capacity, times, options) for times in options.loads]
     figures = {
         "bench": "service",
         "schema": bench.SCHEMA,
@@ -66,7 +61,7 @@ async def run(server: ServerProcess, params: RBMParams, options: Options) -> dic
         "idle_ms": _milliseconds(with_status(idle, 200)),
         "capacity_per_second": capacity,
         "share_of_raw": capacity * STEPS / raw,
-        "memory_mb": {"before": before, "after": server.memory_mb(), "peak": server.peak_memory_mb()},
+        "memory_mb": {"before": before, "after": server.memory_mb(), "peak": _highest(loads)},
         "loads": loads,
         "mixed": mixed,
     }
@@ -110,13 +105,15 @@ def describe(figures: dict[str, Any]) -> str:
     header = ("load", "offered/s", "goodput/s", "of capacity", "200 p50 ms", "200 p99 ms", "429 p50 ms", "429 p99 ms")
     table = bench.markdown((*header, "no answer", "memory MB"), rows)
     mixed, memory = figures["mixed"], figures["memory_mb"]
+    idle, kernel, raw = figures["idle_ms"], figures["kernel_ms"], figures["raw_chain_steps_per_second"]
+    alone, beside = mixed["alone_ms"]["p99"], mixed["beside_ms"]["p99"]
     head = (
-        f"{figures['path']}: kernel alone {figures['kernel_ms']:.2f} ms, through HTTP on an idle server "
-        f"{figures['idle_ms']['p50']:.2f} ms (p99 {figures['idle_ms']['p99']:.2f}); capacity "
-        f"{figures['capacity_per_second']:.0f}/s, {100 * figures['share_of_raw']:.0f} % of the raw "
-        f"{figures['raw_chain_steps_per_second']:,.0f} chain-steps/s; memory {bench.cell(memory['before'])} MB idle, "
-        f"{bench.cell(memory['peak'])} at its peak, {bench.cell(memory['after'])} after. p99 of {SHORT}: "
-        f"{mixed['alone_ms']['p99']:.1f} ms alone, {mixed['beside_ms']['p99']:.1f} ms beside {LONG}."
+        f"{figures['path']}: {bench.cell(kernel)} ms in the kernel alone, {bench.cell(idle['p50'])} ms through HTTP on "
+        f"an idle server (p99 {bench.cell(idle['p99'])} ms). Capacity {bench.cell(figures['capacity_per_second'])}/s, "
+        f"{bench.cell(100 * figures['share_of_raw'])} % of the raw {bench.cell(raw)} chain-steps/s. Memory "
+        f"{bench.cell(memory['before'])} MB idle, {bench.cell(memory['peak'])} MB at its peak, "
+        f"{bench.cell(memory['after'])} MB after. p99 of {SHORT}: {bench.cell(alone)} ms alone, {bench.cell(beside)} "
+        f"ms beside {LONG} ({bench.cell(mixed['requests_per_second'])} requests/s in all)."
     )
     return "\n\n".join([head, bench.describe_computer(figures["computer"]), table, bench.lines_table(figures["lines"])])
 
@@ -161,24 +158,34 @@ def _raw_speed(params: RBMParams, seconds: float = 2.0) -> float:
         return sum(pool.map(work, range(num_threads))) / seconds
 
 
-async def _capacity(client: Client, options: Options) -> float:
-    """Answers a second of a few clients that ask without a pause; the best of three tries."""
+async def _idle(server: ServerProcess) -> list[Shot]:
+    """One request after the other."""
+    async with Client(server.host, server.port) as client:
+        shots = [await client.one(PATH) for _ in range(110)][10:]
+    statuses = sorted({shot.status for shot in shots})
+    if statuses != [200]:
+        raise ServerError(f"An idle server answered GET {PATH} with status {statuses} (0: not at all), not 200.")
+    return shots
+
+
+async def _capacity(server: ServerProcess, options: Options) -> float:
+    """Answers a second of a few clients that ask without a pause; the median of three tries."""
     seconds = max(1.0, options.seconds / 3)
     found = []
     for _ in range(3):
-        shots = await client.closed_loop(PATH, concurrency=options.concurrency, seconds=seconds)
-        found.append(len([shot for shot in shots if shot.status == 200]) / seconds)
+        async with Client(server.host, server.port) as client:
+            shots = await client.closed_loop(PATH, concurrency=options.concurrency, seconds=seconds)
+        found.append(sum(shot.status == 200 for shot in shots) / seconds)
         await asyncio.sleep(0.5)
-    return max(found)
+    return statistics.median(found)
 
 
-async def _load(
-    client: Client, server: ServerProcess, capacity: float, times: float, options: Options
-) -> dict[str, Any]:
+async def _load(server: ServerProcess, capacity: float, times: float, options: Options) -> dict[str, Any]:
     """Poisson arrivals at `times` capacity."""
     server.forget_peak()
     shots = schedule(poisson_times(times * capacity, options.seconds, options.seed), [(PATH, 1.0)], options.seed)
-    await client.open_loop(shots, grace=_GRACE)
+    async with Client(server.host, server.port) as client:
+        await client.open_loop(shots, grace=_GRACE)
     good = [shot for shot in shots if shot.status == 200 and shot.done is not None and shot.done <= options.seconds]
     await asyncio.sleep(1.0)
     return {
@@ -195,7 +202,7 @@ async def _load(
     }
 
 
-async def _mixed(client: Client, capacity: float, options: Options) -> dict[str, Any]:
+async def _mixed(server: ServerProcess, capacity: float, options: Options) -> dict[str, Any]:
     """The p99 of short requests alone, and with every tenth request a long one; the same times of arrival."""
     mean_steps = (1 - _LONG_SHARE) * 20 + _LONG_SHARE * 5000
     rate = _MIXED_LOAD * capacity * STEPS / mean_steps
@@ -204,11 +211,17 @@ async def _mixed(client: Client, capacity: float, options: Options) -> dict[str,
     alone = [Shot(shot.path, shot.due) for shot in beside if shot.path == SHORT]
     found: dict[str, Any] = {"requests_per_second": rate}
     for name, shots in (("alone_ms", alone), ("beside_ms", beside)):
-        await client.open_loop(shots, grace=_GRACE)
+        async with Client(server.host, server.port) as client:
+            await client.open_loop(shots, grace=_GRACE)
         found[name] = _milliseconds(with_status([shot for shot in shots if shot.path == SHORT], 200))
         await asyncio.sleep(0.5)
     p99 = found["alone_ms"]["p99"], found["beside_ms"]["p99"]
     return found | {"ratio": None if None in p99 or not p99[0] else p99[1] / p99[0]}
+
+
+def _highest(loads: Sequence[dict[str, Any]]) -> float | None:
+    peaks = [load["memory_mb"] for load in loads if load["memory_mb"] is not None]
+    return max(peaks, default=None)
 
 
 def _milliseconds(seconds: Sequence[float]) -> dict[str, float | None]:

@@ -142,10 +142,9 @@ def plain_server(delay: float = 0.0) -> Iterator[Any]:
 async def _drive(paths: list[str], delay: float = 0.0) -> list[Shot]:
     with plain_server(delay) as start:
         server, port = await start()
-        client = Client("127.0.0.1", port)
         shots = [Shot(path, 0.001 * number) for number, path in enumerate(paths)]
-        await client.open_loop(shots, grace=5.0)
-        client.close()
+        async with Client("127.0.0.1", port) as client:
+            await client.open_loop(shots, grace=5.0)
         server.close()
     return shots
 
@@ -168,9 +167,8 @@ def test_a_closed_loop_asks_again_and_ends() -> None:
     async def drive() -> list[Shot]:
         with plain_server() as start:
             server, port = await start()
-            client = Client("127.0.0.1", port)
-            shots = await client.closed_loop("/", concurrency=2, seconds=0.2)
-            client.close()
+            async with Client("127.0.0.1", port) as client:
+                shots = await client.closed_loop("/", concurrency=2, seconds=0.2)
             server.close()
         return shots
 
@@ -248,7 +246,7 @@ def test_service_figures_become_lines_and_a_table() -> None:
                 "accepted_ms": quantiles, "refused_ms": nothing, "unanswered": 0, "memory_mb": 130.0,
             }
         ],
-        "mixed": {"alone_ms": quantiles, "beside_ms": quantiles, "ratio": 1.0},
+        "mixed": {"alone_ms": quantiles, "beside_ms": quantiles, "ratio": 1.0, "requests_per_second": 80.0},
     }  # fmt: skip
     figures["lines"] = bench_service.lines(figures)
     judged = {line["line"]: line for line in figures["lines"]}
