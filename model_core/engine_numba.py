@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_core import kernels
+from model_core import kernels, kernels_moments
 from model_core.chains import Chains
 from model_core.kernels_rows import NARROW_MAX, TILE, Rows, round_weights
 from model_core.rbm import RBMParams, checked_params
@@ -38,6 +38,15 @@ class Prepared(NamedTuple):
     to_visible: Rows
     unit: np.float32
     params: RBMParams
+
+
+class PhaseMoments(NamedTuple):
+    """Averages under the data less averages under the model: the gradient of the mean log-likelihood."""
+
+    pairs: np.ndarray  # float32 [visible, hidden]
+    visible: np.ndarray  # float32 [visible]
+    hidden: np.ndarray  # float32 [hidden]
+    awake_probs: np.ndarray  # float32 [awake rows, hidden], p(h=1 given v)
 
 
 def prepare(params: RBMParams) -> Prepared:
@@ -171,6 +180,32 @@ class NumbaEngine:
 
         self._share(work, len(visible))
         return energies
+
+    def phase_moments(self, prepared: Prepared, awake: np.ndarray, asleep: np.ndarray) -> PhaseMoments:
+        """<v h'>, <v> and <h> of the awake states less those of the asleep ones, h at its conditional mean.
+
+        Args:
+          awake, asleep: uint8 0 or 1, [rows, visible]; each phase is averaged over its own rows.
+        """
+        visible = np.concatenate([awake, asleep])
+        shares = np.repeat(np.float32([1 / len(awake), -1 / len(asleep)]), [len(awake), len(asleep)])
+        num_visible, num_hidden = prepared.params.weights.shape
+        probs = np.empty((len(visible), num_hidden), np.float32)
+        tiles = np.empty((len(prepared.to_hidden.tiles), len(visible), TILE), np.float32)
+
+        def hidden(part: slice) -> None:
+            rows = part.start, part.stop
+            kernels_moments.hidden_rows(visible, *rows, shares, probs, tiles, prepared.to_hidden, prepared.unit)
+
+        self._share(hidden, len(visible))
+        first, rows = kernels_moments.list_rows_by_pixel(visible)
+        pairs = np.empty((num_visible, num_hidden), np.float32)
+
+        def pixels(part: slice) -> None:
+            kernels_moments.pair_moments(pairs[part], part.start, first, rows, tiles)
+
+        self._share(pixels, num_visible)
+        return PhaseMoments(pairs, shares @ visible, shares @ probs, probs[: len(awake)])
 
     def _share(self, work: Callable[[slice], None], num_chains: int) -> None:
         """Runs `work` on about equal parts of the chains, one part a thread."""

@@ -40,7 +40,7 @@ class Work(NamedTuple):
 
 
 @jit
-def _make_block(v_width, h_width, size):
+def make_block(v_width, h_width, size):
     """Working memory, and the two layers of `size` chains, all units off."""
     longest = max(v_width, h_width)
     lists = np.empty((2, size, longest + 4), np.int32)
@@ -69,7 +69,7 @@ def _turn(work, side, chain, num_units):
 
 
 @jit
-def _start(work, starts, v, h, tiles):
+def start(work, starts, v, h, tiles):
     """Puts a block of chains at `starts`: from all units off, the rows of those that are on are added."""
     v.state[:] = 0
     h.state[:] = 0
@@ -88,12 +88,12 @@ def _start(work, starts, v, h, tiles):
 def gibbs(visible, probs, seeds, num_steps, first_step, temperature, clamp, to_hidden, to_visible, unit):
     """Advances every chain in place; `probs` receives p(v=1 given the last hidden states), or the start itself."""
     size = min(_BLOCK, len(visible))
-    work, v, h = _make_block(len(to_visible.bias), len(to_hidden.bias), size)
+    work, v, h = make_block(len(to_visible.bias), len(to_hidden.bias), size)
     no_offset = np.zeros(len(work.flips), np.float32)
     for first in range(0, len(visible), size):
         block = slice(first, min(first + size, len(visible)))
         starts, steps, cooling = visible[block], num_steps[block], np.float32(1.0) / temperature[block]
-        _start(work, starts, v, h, to_hidden.tiles)
+        start(work, starts, v, h, to_hidden.tiles)
         for step in range(steps.max()):
             work.passes[:] = 0
             for c in range(len(starts)):
@@ -193,12 +193,12 @@ def _bias_sum(state, bias, base, terms):
 def anneal(visible, log_weights, seeds, first_step, betas, moving, base, to_hidden, to_visible, unit):
     """Weighs and, if `moving`, moves every chain along `betas`; see `NumbaEngine.anneal`."""
     size = min(_BLOCK, len(visible))
-    work, v, h = _make_block(len(to_visible.bias), len(to_hidden.bias), size)
+    work, v, h = make_block(len(to_visible.bias), len(to_hidden.bias), size)
     terms, factors = np.zeros(len(to_hidden.bias)), np.ones(len(to_hidden.bias))
     bias_terms, no_offset = np.zeros(len(to_visible.bias)), np.zeros(len(to_hidden.bias), np.float32)
     for first in range(0, len(visible), size):
         num_chains = min(size, len(visible) - first)
-        _start(work, visible[first : first + num_chains], v, h, to_hidden.tiles)
+        start(work, visible[first : first + num_chains], v, h, to_hidden.tiles)
         for k in range(len(betas) - 1):
             beta, next_beta = betas[k], betas[k + 1]
             for c in range(num_chains):
@@ -226,12 +226,12 @@ def anneal(visible, log_weights, seeds, first_step, betas, moving, base, to_hidd
 def free_energies(visible, energies, to_hidden, visible_bias, unit):
     """energies[row] = F(row) of the rounded model, nats: a sum of rows and one log of a product, no matrix."""
     size = min(_BLOCK, len(visible))
-    work, v, h = _make_block(len(visible_bias), len(to_hidden.bias), size)
+    work, v, h = make_block(len(visible_bias), len(to_hidden.bias), size)
     terms, factors = np.zeros(len(to_hidden.bias)), np.ones(len(to_hidden.bias))
     bias_terms, no_base = np.zeros(len(visible_bias)), np.zeros(len(visible_bias), np.float32)
     for first in range(0, len(visible), size):
         num_rows = min(size, len(visible) - first)
-        _start(work, visible[first : first + num_rows], v, h, to_hidden.tiles)
+        start(work, visible[first : first + num_rows], v, h, to_hidden.tiles)
         for row in range(num_rows):
             for j in range(to_hidden.width):
                 x = to_hidden.bias[j] + unit * np.float32(h.sums[row, j])
