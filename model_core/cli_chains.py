@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from model_core.cli_jobs import finish, make_job, read_images, serve_model
+from model_core.cli_jobs import finish, make_job, make_sample_job, read_images, serve_model
 from model_core.cli_support import AsJson, Checkpoints, ModelName, Out, Version, checked, format_for, say, write_output
 
 PICTURES = ("png", "gif", "webp", "apng", "json", "npy", "csv")
@@ -36,6 +36,9 @@ Invert = Annotated[str | None, typer.Option(help="Ink and paper swapped? auto, t
 
 
 def sample(
+    method: Annotated[
+        str | None, typer.Option(help="gibbs, or equilibrium: draws of the model, without --steps. [default: gibbs]")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Full sweeps, 0 to 10,000. [default: 500]")] = None,
     n: Count = None,
     seed: Seed = None,
@@ -52,22 +55,20 @@ def sample(
     version: Version = None,
     checkpoints: Checkpoints = None,
 ) -> None:
-    """Samples pictures: chains that start at noise.
+    """Samples pictures: chains that start at noise, or draws of the model itself (`--method equilibrium`).
 
     Examples: `rbm sample -n 16 -o digits.png`, `rbm sample --view strip -o strip.png`, `rbm sample -o film.gif`
     """
     from service.schemas import SampleParams
-    from service.starts import chain_seeds, draw_seed, noise
+    from service.starts import chain_seeds, draw_seed
 
     given = {"steps": steps, "n": n, "temperature": temperature, "output": output, "every": every, "view": view}
-    params = checked(SampleParams, **given, scale=scale, pixels=pixels, seed=seed)
+    params = checked(SampleParams, method=method, **given, scale=scale, pixels=pixels, seed=seed)
     chosen = format_for(format_name, as_json, out, PICTURES)
     served = serve_model(checkpoints, model, version)
     seed = draw_seed() if params.seed is None else params.seed
-    seeds = chain_seeds(seed, params.n)
-    start = noise(seeds, served.num_visible)
-    job = make_job(served, params, chosen, start, seeds)
-    finish(job, params, seed, start.astype("float32"), chosen, out, "sample")
+    job = make_sample_job(served, params, chosen, chain_seeds(seed, params.n))
+    finish(job, params, seed, job.visible.astype("float32"), chosen, out, "sample")
 
 
 def dream(

@@ -69,6 +69,21 @@ def make_job(
     return _job(served, params, params.steps, format_name, start, seeds, math.inf, **options)
 
 
+def make_sample_job(served: ServedModel, params: SampleParams, format_name: str, seeds: np.ndarray) -> ChainJob:
+    """The same for `/sample`.
+
+    Raises:
+      CliError: if there can be no equilibrium samples.
+    """
+    from service.errors import Problem
+    from service.routes_chains import sample_job
+
+    try:
+        return sample_job(served, params, format_name, seeds, math.inf)
+    except Problem as error:
+        raise CliError(error.detail) from error
+
+
 def run_job(job: ChainJob) -> list[Frame]:
     """Advances the chains of a job and keeps its frames: the start and one every `every` steps, or only the last."""
     from model_core.chains import get_engine, make_chains
@@ -80,8 +95,15 @@ def run_job(job: ChainJob) -> list[Frame]:
     frame = first_frame(job)
     frames = [frame]
     stride = job.every or max(job.num_steps, 1)
+    sampler = job.model.sampler if job.mode == "equilibrium" else None
+    replicas = sampler and sampler.start(job.seeds)
     for first in range(0, job.num_steps, stride):
         last = min(first + stride, job.num_steps)
+        if sampler is not None:
+            replicas = sampler.advance(replicas, job.seeds, last - first)
+            frame = Frame(last, replicas.states[-1], replicas.visible_probs)
+            frames.append(frame)
+            continue
         chains = make_chains(
             job.model.params,
             frame.visible,

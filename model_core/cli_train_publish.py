@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_core.annealing import base_rate_bias, numba_annealer
+from model_core.annealing import base_rate_bias
 from model_core.chains import run_chains
 from model_core.cli_support import say
 from model_core.cli_train_watch import Watcher
 from model_core.data import Dataset, binarize, pixel_probs
 from model_core.data_binary import TEST_DRAW, TRAIN_DRAW
-from model_core.equilibrium import LADDER_FILE, Ladder, format_ladder
+from model_core.equilibrium import LADDER_FILE, Ladder, fill_reservoir, format_ladder
 from model_core.model_files import Model
 from model_core.publishing import publish
 from model_core.randomness import chain_seeds, noise
 from model_core.rbm import RBMParams, free_energy
-from model_core.tempering import choose_rungs
 
 if TYPE_CHECKING:
     from model_core.cli_train_run import Order
     from model_core.training import Trainer
 
 REPORT_FILE = "training-report.png"
-_NUM_CHAINS, _NUM_BETAS = 40, 3_000  # modest: seconds; `rbm evaluate` is for the record
+_NUM_CHAINS, _NUM_BETAS = 40, 10_000  # modest: seconds; `rbm evaluate` is for the record
+_NUM_CHAINS_FILLING = 200
 _NUM_DREAMS, _DREAM_STEPS = 10, 20
 _NUM_SAMPLES, _SAMPLE_STEPS = 64, 500
 _log = logging.getLogger(__name__)
@@ -58,8 +58,12 @@ def publish_training(
         "free_energy_percentiles": np.percentile(_free_energies(params, held_out), np.arange(101)),
         "licence": "MIT",
     }
-    ladder = Ladder(choose_rungs(params, base, seed, numba_annealer()), base)
-    extra = {LADDER_FILE: format_ladder(ladder)}
+    extra: dict[str, bytes] = {}
+    if order.evaluate:
+        say("Filling the reservoir that equilibrium samples start from ...")
+        chains = trainer.state.chains.numpy()[:_NUM_CHAINS_FILLING]
+        members = fill_reservoir(params, chains, num_members=2_000, seed=seed)
+        extra[LADDER_FILE] = format_ladder(Ladder((), members))
     if history:
         extra[REPORT_FILE] = _draw_report(order.name, params, dataset, history, seed)
     path = publish(

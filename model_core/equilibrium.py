@@ -1,12 +1,17 @@
-"""Independent draws from the model itself, through a ladder of temperatures that is published with it.
+"""Draws from the model itself, every mode at its right frequency, through a small file that is published with it.
 
 A plain chain from noise stays for a very long time near where it settles first: among 500-step samples some digits are
-rare. Here every sample has a ladder of its own: one replica at each of a few dozen temperatures between independent
-pixels, which are drawn exactly and anew in every round, and the model. Replicas move by Gibbs steps and neighbours
-exchange states, even and odd pairs in turn (Swendsen and Wang 1986; Syed et al. 2022), so a fresh draw at the foot
-reaches the top, changed rung by rung into a sample of the model. A sample depends on its own seed alone.
+rare. Here every sample has a ladder of its own, with one replica on each rung. At the foot are stored equilibrium
+samples (a reservoir), of which one is drawn in every round; the rungs above are versions of the model, each near enough
+to the next to exchange states; the top is the model. Replicas move by Gibbs steps, and neighbours exchange states, even
+and odd pairs in turn (Syed et al. 2022), so a draw at the foot reaches the top, changed rung by rung into a sample of
+the model. A sample depends on its own seed alone, apart from the reservoir that all share.
 
-All rungs share the one set of rounded weights (the path of `NumbaEngine.anneal`), so a ladder costs no memory.
+Rungs come from a training on a ladder (`ladder.TrajectoryLadder`: the last one and its reservoir). A model that was
+trained without has none that would do: measured on a 784x500 one, heating passes first-order transitions (annealing in
+12,000 steps weighs 1 run in 25), and the versions of its training exchange no states once their chains are at
+equilibrium. Then the ladder is the reservoir alone, of the model itself (`fill_reservoir`): a sample is one of its
+members, moved on by Gibbs steps until it has forgotten which. It is as good as the reservoir.
 """
 
 from __future__ import annotations
@@ -20,29 +25,85 @@ from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
 from model_core.chains import Chains
-from model_core.engine_numba import NumbaEngine, Prepared
-from model_core.randomness import VISIBLE_LAYER, mix, uniforms
-from model_core.rbm import sigmoid
+from model_core.engine_numba import NumbaEngine
+from model_core.randomness import VISIBLE_LAYER, chain_seeds, mix, uniforms
+from model_core.rbm import RBMParams, checked_params
 
 LADDER_FILE = "ladder.safetensors"
-NUM_ROUNDS = 150  # by default; the README says what that costs and how it was chosen
-STEPS_A_ROUND = 3
-_RUNG_SALT = 0x9B1F
+# Until a sample has forgotten its member. On a 784x500 model the two share a class 27 times in 100 after 1,000 steps,
+# 17.5 after 2,000 and 12.4 after 4,000, where chance says 10.7: the excess falls by e in about 1,400 steps.
+NUM_ROUNDS = 5_000
+MAX_ROUNDS = 100_000
+STEPS_A_ROUND = 1
+_RUNG_SALT, _SWAP_SALT, _MEMBER_SALT = 0x9B1F, 0x51A9, 0x3E3B
+_RESERVOIR_SEED = 0x2E5E
 
 
 class Ladder(NamedTuple):
-    """Where the rungs are."""
+    """What lies below the model."""
 
-    betas: np.ndarray  # float64 [rungs], rising from 0 (independent pixels) to 1 (the model)
-    base_visible_bias: np.ndarray  # float32 [visible], of the independent pixels
+    rungs: tuple[RBMParams, ...]  # rising; none: the reservoir is one of the model itself
+    members: np.ndarray  # uint8 [members, visible], equilibrium samples of the lowest of (*rungs, the model)
+    num_rounds: int = NUM_ROUNDS  # after which a sample is taken
+
+
+class Replicas(NamedTuple):
+    """The ladders of some samples between two rounds."""
+
+    states: np.ndarray  # uint8 [rungs + 1, samples, visible]; the last are at the model
+    visible_probs: np.ndarray  # float32 [samples, visible], of the last step at the model
+    num_rounds: int  # done so far
+
+
+def fill_reservoir(
+    params: RBMParams,
+    chains: np.ndarray,
+    *,
+    num_members: int = 5_000,
+    burn_in: int = 10_000,
+    steps_apart: int = 2_000,
+    seed: int = 0,
+    engine: NumbaEngine | None = None,
+) -> np.ndarray:
+    """Moves the persistent chains of a training on at its final parameters, and collects where they are.
+
+    Persistent chains have followed a model that moved, so they are not at equilibrium when it stands still: on a
+    784x500 one their share of zeros rose from 12 % to the model's own 17 % within 4,000 steps, and chains from noise
+    arrived there after 7,000. It misleads where `burn_in` steps do not do that: compare with chains from noise.
+
+    Args:
+      chains: [chains, visible], 0 or 1.
+
+    Returns:
+      members, uint8 [num_members, visible].
+    """
+    engine = engine or NumbaEngine()
+    prepared, visible = engine.prepare(params), chains.astype(np.uint8)
+    seeds = chain_seeds(seed ^ _RESERVOIR_SEED, len(chains))
+    visible, _ = engine.advance(prepared, _plain_chains(visible, seeds, 0, burn_in))
+    members = []
+    for number in range(-(-num_members // len(chains))):
+        first_step = burn_in + number * steps_apart
+        visible, _ = engine.advance(prepared, _plain_chains(visible, seeds, first_step, steps_apart))
+        members.append(visible)
+    return np.concatenate(members)[:num_members]
 
 
 def format_ladder(ladder: Ladder) -> bytes:
-    """The ladder as the content of a `ladder.safetensors`."""
-    return bytes(format_safetensors({name: np.ascontiguousarray(array) for name, array in ladder._asdict().items()}))
+    """The ladder as the content of a `ladder.safetensors`: weights in half precision, for a rung may be any model."""
+    num_visible = ladder.members.shape[1]
+    tensors = {
+        "members": np.packbits(ladder.members, axis=1),
+        "num_visible": np.array([num_visible], np.int64),
+        "num_rounds": np.array([ladder.num_rounds], np.int64),
+    }
+    for number, rung in enumerate(ladder.rungs):
+        tensors |= {f"{name}.{number}": array for name, array in rung._asdict().items()}
+        tensors[f"weights.{number}"] = rung.weights.astype(np.float16)
+    return bytes(format_safetensors({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
 
 
-def parse_ladder(content: bytes, num_visible: int) -> Ladder:
+def parse_ladder(content: bytes, num_visible: int, num_hidden: int) -> Ladder:
     """Reads a `ladder.safetensors`.
 
     Raises:
@@ -50,88 +111,115 @@ def parse_ladder(content: bytes, num_visible: int) -> Ladder:
     """
     try:
         tensors = parse_safetensors(content)
-        ladder = Ladder(tensors["betas"].astype(np.float64), tensors["base_visible_bias"].astype(np.float32))
-    except (SafetensorError, KeyError, ValueError) as error:
+        num_rungs = sum(name.startswith("weights.") for name in tensors)
+        rungs = [checked_params(*(tensors[f"{name}.{k}"] for name in RBMParams._fields)) for k in range(num_rungs)]
+        packed, num_rounds = tensors["members"], int(tensors["num_rounds"][0])
+        stored_visible = int(tensors["num_visible"][0])
+    except (SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
         raise ValueError(f"{LADDER_FILE} cannot be read: {error}") from None
-    betas, bias = ladder
-    if betas.ndim != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not (np.diff(betas) > 0).all():
-        raise ValueError(f"{LADDER_FILE}: `betas` must rise from exactly 0 to exactly 1.")
-    if bias.shape != (num_visible,) or not np.isfinite(bias).all():
-        raise ValueError(f"{LADDER_FILE}: `base_visible_bias` must be {num_visible} finite numbers.")
-    return ladder
+    shapes = {(stored_visible, num_hidden), *(rung.weights.shape for rung in rungs)}
+    if shapes != {(num_visible, num_hidden)}:
+        raise ValueError(f"{LADDER_FILE} is of another model: expected {num_visible}x{num_hidden}. Received: {shapes}")
+    if packed.dtype != np.uint8 or packed.ndim != 2 or len(packed) < 1 or packed.shape[1] != -(-num_visible // 8):
+        raise ValueError(f"{LADDER_FILE}: `members` must be packed states. Received: {packed.dtype} {packed.shape}")
+    if not 1 <= num_rounds <= MAX_ROUNDS:
+        raise ValueError(f"{LADDER_FILE}: `num_rounds` must be 1 to {MAX_ROUNDS:,}. Received: {num_rounds}")
+    return Ladder(tuple(rungs), np.unpackbits(packed, axis=1, count=num_visible), num_rounds)
 
 
 class EquilibriumSampler:
-    """Samples of a prepared model by its ladder.
+    """Samples of a model by its ladder. Immutable: threads may share it.
 
     Args:
-      prepared: the model, of `engine`.
-      ladder: its rungs; `tempering.choose_rungs` places them.
-      engine: the Numba engine.
+      params: the model.
+      ladder: its rungs.
+      engine: the Numba engine; its samples are those of the model with rounded weights, see `engine_numba`.
     """
 
-    def __init__(self, prepared: Prepared, ladder: Ladder, engine: NumbaEngine | None = None) -> None:
+    def __init__(self, params: RBMParams, ladder: Ladder, engine: NumbaEngine | None = None) -> None:
         self.engine = engine or NumbaEngine()
-        self.prepared, self.ladder = prepared, ladder
-        self._foot_probs = sigmoid(ladder.base_visible_bias)
+        self.num_rounds = ladder.num_rounds
+        self._members = ladder.members
+        self._rungs = [self.engine.prepare(rung) for rung in (*ladder.rungs, params)]
 
-    def cost(self, num_rounds: int = NUM_ROUNDS) -> int:
-        """About how many chain-steps one sample costs, for admission and for the README."""
-        return num_rounds * (len(self.ladder.betas) - 1) * (STEPS_A_ROUND + 1)
+    @property
+    def steps_a_round(self) -> int:
+        """About how many chain-steps one round of one sample costs: an exchange weighs like one step of each rung."""
+        return (len(self._rungs) - 1) * (STEPS_A_ROUND + 1) or STEPS_A_ROUND
 
-    def sample(self, seeds: np.ndarray, num_rounds: int = NUM_ROUNDS) -> tuple[np.ndarray, np.ndarray]:
-        """One independent sample for each seed, uint64 [samples].
+    def sample(self, seeds: np.ndarray, num_rounds: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """One sample for each seed, uint64 [samples]; `num_rounds` is the ladder's own by default.
 
         Returns:
           the states, uint8 [samples, visible], and `visible_probs` of their last step, float32.
         """
+        replicas = self.advance(self.start(seeds), seeds, self.num_rounds if num_rounds is None else num_rounds)
+        return replicas.states[-1], replicas.visible_probs
+
+    def rounds(self, seeds: np.ndarray, num_rounds: int | None = None) -> Iterator[np.ndarray]:
+        """Yields the states at the model after every round, uint8 [samples, visible]."""
+        replicas = self.start(seeds)
+        for _ in range(self.num_rounds if num_rounds is None else num_rounds):
+            replicas = self.advance(replicas, seeds, 1)
+            yield replicas.states[-1]
+
+    def draw_foot(self, seeds: np.ndarray, number: int = 0) -> np.ndarray:
+        """A member of the reservoir for each seed: what a sample starts from, uint8 [samples, visible]."""
+        draws = uniforms(_salted(seeds, _MEMBER_SALT), number, VISIBLE_LAYER, 1)[:, 0]
+        return self._members[(draws * len(self._members)).astype(np.int64)]
+
+    def start(self, seeds: np.ndarray) -> Replicas:
+        """Carries a draw of the foot up through all rungs, and leaves a copy on each."""
         seeds = np.ascontiguousarray(seeds, np.uint64)
-        visible = np.empty((0, len(self._foot_probs)), np.uint8)
-        for visible in self.rounds(seeds, num_rounds):  # noqa: B007
-            pass
-        return self._last_step(visible, seeds)
+        states = [self.draw_foot(seeds)]
+        probs = states[0].astype(np.float32)
+        for rung in range(1, len(self._rungs)):
+            visible, probs = self._move(rung, states[-1], seeds, 0)
+            states.append(visible)
+        return Replicas(np.stack(states), probs, 0)
 
-    def rounds(self, seeds: np.ndarray, num_rounds: int = NUM_ROUNDS) -> Iterator[np.ndarray]:
-        """Yields the replicas at the model after every round, so that a server can do other work in between."""
-        seeds = np.ascontiguousarray(seeds, np.uint64)
-        betas = self.ladder.betas
-        with np.errstate(over="ignore"):
-            rung_seeds = [mix(seeds + np.uint64(_RUNG_SALT + rung)) for rung in range(len(betas))]
-        replicas = [self._draw_foot(seeds, 0)]
-        for rung in range(1, len(betas)):
-            replicas.append(self._anneal(betas[[rung - 1] + [rung] * STEPS_A_ROUND], replicas[-1], rung_seeds[rung], 0)[1])
-        for number in range(1, num_rounds + 1):
-            replicas[0] = self._draw_foot(seeds, number)
-            self._exchange_neighbours(replicas, seeds, number)
-            for rung in range(1, len(betas)):
-                stay = np.full(STEPS_A_ROUND + 1, betas[rung])
-                replicas[rung] = self._anneal(stay, replicas[rung], rung_seeds[rung], number)[1]
-            yield replicas[-1]
+    def advance(self, replicas: Replicas, seeds: np.ndarray, num_rounds: int) -> Replicas:
+        """Further rounds: any cut of the rounds into calls gives the same bits. What comes in is left as it is."""
+        seeds, states = np.ascontiguousarray(seeds, np.uint64), replicas.states.copy()
+        probs, first = replicas.visible_probs, replicas.num_rounds + 1
+        top = len(self._rungs) - 1
+        if top == 0:  # the reservoir is the model's own
+            chains = _plain_chains(states[0], seeds, first * STEPS_A_ROUND, num_rounds * STEPS_A_ROUND)
+            visible, probs = self.engine.advance(self._rungs[0], chains)
+            return Replicas(visible[None], probs, first + num_rounds - 1)
+        for number in range(first, first + num_rounds):
+            states[0] = self.draw_foot(seeds, number)
+            self._exchange_neighbours(states, seeds, number)
+            for rung in range(1, top + 1):
+                states[rung], probs = self._move(rung, states[rung], seeds, number)
+        return Replicas(states, probs, first + num_rounds - 1)
 
-    def _last_step(self, visible: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One more step at the model, which also tells the probabilities that a person looks at."""
-        ones, first = np.ones(len(visible), np.int64), np.full(len(visible), 2**61, np.int64)
-        return self.engine.advance(self.prepared, Chains(visible, seeds, ones, first, ones.astype(np.float32), None))
+    def _move(self, rung: int, visible: np.ndarray, seeds: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Gibbs steps on a rung, with noise of its own: replicas that share noise would grow alike."""
+        chains = _plain_chains(visible, _salted(seeds, _RUNG_SALT + rung), number * STEPS_A_ROUND, STEPS_A_ROUND)
+        return self.engine.advance(self._rungs[rung], chains)
 
-    def _draw_foot(self, seeds: np.ndarray, number: int) -> np.ndarray:
-        return (uniforms(seeds, number, VISIBLE_LAYER, len(self._foot_probs)) < self._foot_probs).astype(np.uint8)
-
-    def _anneal(
-        self, betas: np.ndarray, visible: np.ndarray, seeds: np.ndarray, number: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        first_step = number * STEPS_A_ROUND
-        return self.engine.anneal(self.prepared, self.ladder.base_visible_bias, betas, visible, seeds, first_step)
-
-    def _exchange_neighbours(self, replicas: list[np.ndarray], seeds: np.ndarray, number: int) -> None:
-        """Exchanges every other pair where the sum of the two log-weights allows it."""
-        draws = np.log(uniforms(seeds + np.uint64(1), number, VISIBLE_LAYER, len(replicas)))
-        for lower in range(number % 2, len(replicas) - 1, 2):
-            x, y = replicas[lower], replicas[lower + 1]
-            gain = self._log_weights(lower, lower + 1, x) + self._log_weights(lower + 1, lower, y)
-            swapped = (draws[:, lower] < gain)[:, None]
-            replicas[lower], replicas[lower + 1] = np.where(swapped, y, x), np.where(swapped, x, y)
+    def _exchange_neighbours(self, states: np.ndarray, seeds: np.ndarray, number: int) -> None:
+        """Exchanges every other pair where the sum of the two log-weights allows it; changes `states`."""
+        draws = np.log(uniforms(_salted(seeds, _SWAP_SALT), number, VISIBLE_LAYER, len(states)))
+        for lower in range(number % 2, len(states) - 1, 2):
+            pair = states[lower : lower + 2]
+            gain = self._log_weights(lower, lower + 1, pair[0]) + self._log_weights(lower + 1, lower, pair[1])
+            swapped = draws[:, lower] < gain
+            pair[:, swapped] = pair[::-1, swapped]
 
     def _log_weights(self, rung: int, other: int, visible: np.ndarray) -> np.ndarray:
-        """log p*[other](v) - log p*[rung](v), float64 [replicas]."""
-        betas = self.ladder.betas[[rung, other]]
-        return self.engine.weigh(self.prepared, self.ladder.base_visible_bias, betas, visible)
+        """log p*[other](v) - log p*[rung](v), float64 [samples]."""
+        free_energy = self.engine.free_energy
+        return free_energy(self._rungs[rung], visible) - free_energy(self._rungs[other], visible)
+
+
+def _salted(seeds: np.ndarray, salt: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return mix(seeds + np.uint64(salt))
+
+
+def _plain_chains(visible: np.ndarray, seeds: np.ndarray, first_step: int, num_steps: int) -> Chains:
+    num_chains = len(visible)
+    steps, first = np.full(num_chains, num_steps, np.int64), np.full(num_chains, first_step, np.int64)
+    return Chains(np.ascontiguousarray(visible), seeds, steps, first, np.ones(num_chains, np.float32), None)

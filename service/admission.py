@@ -35,7 +35,9 @@ class Rank(NamedTuple):
 
 
 def kind_of(job: ChainJob) -> Kind:
-    return Kind(job.model.num_visible, job.model.num_hidden, job.mode)
+    # A round of equilibrium sampling visits every rung: as if the model had so many more hidden units.
+    factor = job.model.sampler.steps_a_round if job.mode == "equilibrium" else 1
+    return Kind(job.model.num_visible, factor * job.model.num_hidden, job.mode)
 
 
 def rank_of(job: ChainJob) -> Rank:

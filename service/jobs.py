@@ -23,7 +23,7 @@ import numpy as np
 if TYPE_CHECKING:
     from service.registry import ServedModel
 
-MODES = ("gibbs", "mean_field")
+MODES = ("gibbs", "mean_field", "equilibrium")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +37,7 @@ class ChainJob:
     model: ServedModel  # the version that this job began with and finishes on
     visible: np.ndarray  # uint8 [chains, visible], 0 or 1; float32 in 0..1 for mean_field
     seeds: np.ndarray  # uint64 [chains]
-    num_steps: int
+    num_steps: int  # rounds in mode equilibrium
     temperature: float = 1.0
     clamp: np.ndarray | None = None  # bool [chains, visible], True: this pixel never changes
     mode: str = "gibbs"
@@ -46,7 +46,7 @@ class ChainJob:
 
     def __post_init__(self) -> None:
         self._check()
-        dtype = np.uint8 if self.mode == "gibbs" else np.float32
+        dtype = np.float32 if self.mode == "mean_field" else np.uint8
         object.__setattr__(self, "visible", np.ascontiguousarray(self.visible, dtype))
         object.__setattr__(self, "seeds", np.ascontiguousarray(self.seeds, np.uint64))
 
@@ -56,8 +56,10 @@ class ChainJob:
         shape = self.visible.shape
         if len(shape) != 2 or shape[0] < 1 or shape[1] != self.model.num_visible:
             raise ValueError(f"`visible` must be [chains, {self.model.num_visible}]. Received shape {shape}.")
-        if self.mode == "gibbs" and not ((self.visible == 0) | (self.visible == 1)).all():
-            raise ValueError("`visible` must hold only 0 and 1 in mode gibbs; binarise grey images first.")
+        if self.mode != "mean_field" and not ((self.visible == 0) | (self.visible == 1)).all():
+            raise ValueError(f"`visible` must hold only 0 and 1 in mode {self.mode}; binarise grey images first.")
+        if self.mode == "equilibrium" and self.model.sampler is None:
+            raise ValueError(f"Model {self.model.name!r} was published without a ladder.")
         if not (self.visible.min() >= 0 and self.visible.max() <= 1):
             raise ValueError("`visible` must hold numbers between 0 and 1.")
         if self.seeds.shape != (self.num_chains,):

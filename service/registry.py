@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import numpy as np
 
 from model_core import model_store, rbm
 from model_core.chains import Engine, make_chains
+from model_core.engine_numba import NumbaEngine
+from model_core.equilibrium import LADDER_FILE, EquilibriumSampler, parse_ladder
 from model_core.model_store import Model, ModelError
 from model_core.randomness import chain_seeds, noise
 from service.jobs import NotReady, UnknownModel, UnknownVersion
@@ -75,6 +78,19 @@ class ServedModel:
             return model_store.load_extra(self.model, filename)
         except ModelError:
             return None
+
+    @cached_property
+    def sampler(self) -> EquilibriumSampler | None:
+        """Draws equilibrium samples; None if the version was published without a usable ladder, which is logged."""
+        content = self.extra(LADDER_FILE)
+        if content is None:
+            return None
+        try:
+            ladder = parse_ladder(content, self.num_visible, self.num_hidden)
+        except ValueError as error:
+            _log.warning("Model %s, version %s has no equilibrium samples. %s", self.name, self.version, error)
+            return None
+        return EquilibriumSampler(self.params, ladder, NumbaEngine(num_threads=1))  # a thread a core: the scheduler's
 
     def summary(self) -> dict[str, Any]:
         """Plain values for `/models`."""
@@ -262,6 +278,8 @@ class Registry:
         seeds = chain_seeds(0, 1)
         chains = make_chains(model.params, noise(seeds, served.num_visible), num_steps=1, seeds=seeds)
         self._engine.advance(served.prepared, chains)
+        if served.sampler is not None:
+            served.sampler.sample(seeds, 1)
         return served
 
     def _say_once(self, trouble: str) -> None:

@@ -71,23 +71,22 @@ async def dream(
 async def sample(
     request: Request, params: Annotated[SampleParams, Query()], x_request_timeout: TimeoutHeader = None
 ) -> Response:
-    """Samples: chains that start at noise. With a `seed` the answer never changes and may be cached."""
+    """Samples: chains that start at noise, or draws of the model itself (`method=equilibrium`).
+
+    With a `seed` the answer never changes and may be cached.
+    """
     format_name = chosen_format(request, params.format, PICTURE_FORMATS)
     deadline = deadline_of(request, params, x_request_timeout)
     model = await chosen_model(request, params)
-    if params.method == "equilibrium":
-        raise bad_parameter("method", f"model {model.name!r} has no temperature ladder; use method=gibbs.")
+    seed = draw_seed() if params.seed is None else params.seed
+    job = sample_job(model, params, format_name, chain_seeds(seed, params.n), deadline)
     headers = NOT_STORED
     if params.seed is not None and format_name != "sse":
         cache = Cache(request, model, params, format_name)
         if unchanged := cache.not_modified():
             return unchanged
         headers = cache.headers
-    seed = draw_seed() if params.seed is None else params.seed
-    seeds = chain_seeds(seed, params.n)
-    start = noise(seeds, model.num_visible)
-    job = _job(model, params, params.steps, format_name, start, seeds, deadline)
-    return await _run(request, job, Drawing(params, model, seed, start.astype(np.float32)), format_name, headers)
+    return await _run(request, job, Drawing(params, model, seed, job.visible.astype(np.float32)), format_name, headers)
 
 
 @router.post("/inpaint", responses=picture_answers(), openapi_extra=inpaint_body())
@@ -111,6 +110,26 @@ async def inpaint(
     job = _job(model, params, params.steps, format_name, start, seeds, deadline, clamp=kept)
     drawing = Drawing(params, model, seed, np.where(kept, pixels, 0.0).astype(np.float32))
     return await _run(request, job, drawing, format_name, NOT_STORED, decode_seconds)
+
+
+def sample_job(
+    model: ServedModel, params: SampleParams, format_name: str, seeds: np.ndarray, deadline: float
+) -> ChainJob:
+    """What `/sample` runs. An equilibrium sample takes the rounds that its ladder says, and frames are rounds.
+
+    Raises:
+      Problem: 422, if there can be no equilibrium samples.
+    """
+    if params.method == "gibbs":
+        return _job(model, params, params.steps, format_name, noise(seeds, model.num_visible), seeds, deadline)
+    if "steps" in params.model_fields_set:
+        raise bad_parameter("steps", "method=equilibrium takes as many as it needs; leave `steps` out.")
+    if params.temperature != 1.0:
+        raise bad_parameter("temperature", "method=equilibrium samples the model itself, at 1. Or use method=gibbs.")
+    if model.sampler is None:
+        raise bad_parameter("method", f"model {model.name!r} was published without a ladder; use method=gibbs.")
+    start, num_rounds = model.sampler.draw_foot(seeds), model.sampler.num_rounds
+    return _job(model, params, num_rounds, format_name, start, seeds, deadline, mode="equilibrium")
 
 
 def _check_chains(num_images: int, n: int) -> None:

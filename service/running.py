@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from service.admission import Rank, cost_of, rank_of
@@ -44,6 +46,7 @@ class Part:
         self.num_chains = rows.stop - rows.start
         self.step = 0  # done so far
         self.visible = run.job.visible[rows]  # the states after `step` steps; never written to
+        self.replicas: Any = None  # those of equilibrium sampling after `step` rounds; None before the first
 
     @property
     def clamp(self) -> np.ndarray:

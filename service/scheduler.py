@@ -222,6 +222,8 @@ class Scheduler:
 
     def _advance(self, turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
         job = turns[0].part.run.job
+        if job.mode == "equilibrium":
+            return _advance_ladders(turns)
         advance = self.engine.advance_mean_field if job.mode == "mean_field" else self.engine.advance
         return advance(job.model.prepared, chains_of(turns))
 
@@ -242,6 +244,23 @@ class Scheduler:
             failure = EngineFailed(f"The engine failed: {error}")
             failure.__cause__ = error
             self._roster.end(run, failure)
+
+
+def _advance_ladders(turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds of equilibrium sampling, part by part: the states at the model, and their `visible_probs`."""
+    results = []
+    for part, num_rounds in turns:
+        job, seeds = part.run.job, part.run.job.seeds[part.rows]
+        sampler = job.model.sampler
+        replicas = part.replicas or sampler.start(seeds)
+        results.append(sampler.advance(replicas, seeds, num_rounds))
+    for turn, replicas in zip(turns, results, strict=True):
+        # Not before all are done: if one fails, the others do their rounds once more, alone.
+        turn.part.replicas = replicas
+    return (
+        np.concatenate([replicas.states[-1] for replicas in results]),
+        np.concatenate([replicas.visible_probs for replicas in results]),
+    )
 
 
 def chains_of(turns: list[Turn]) -> Chains:

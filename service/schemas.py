@@ -89,7 +89,9 @@ class ChainParams(ModelParams):
 class SampleParams(ChainParams):
     steps: Integer = Field(500, ge=0, le=10_000, description="Full sweeps: hidden units, then visible ones.")
     method: Literal["gibbs", "equilibrium"] = Field(
-        "gibbs", description="`equilibrium` needs a model that carries a temperature ladder."
+        "gibbs",
+        description="`equilibrium`: draws of the model itself, every digit as often as the model has it. For models "
+        "published with a ladder. It takes the rounds it needs (RBM-Steps): leave `steps` and `temperature` out.",
     )
 
 

@@ -53,7 +53,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         ("version=latest", ["`version`"]),
         ("model=..%2F..%2Fetc", ["`model`"]),
         ("timeout=0", ["`timeout`"]),
-        ("method=equilibrium", ["temperature ladder"]),
+        ("method=equilibrium", ["without a ladder", "method=gibbs"]),
         ("steps=1&steps=2", ["twice"]),
         ("step=5&n=0", ["`step`", "`n`"]),
         ("n=64&scale=32", ["`scale`", "smaller"]),
