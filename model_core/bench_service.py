@@ -25,6 +25,8 @@ from model_core.rbm import RBMParams
 
 STEPS = 500
 PATH = f"/sample?steps={STEPS}"
+_MANY = 8
+MANY_PATH = f"{PATH}&n={_MANY}"
 SHORT, LONG = "/sample?steps=20", "/sample?steps=5000"
 _LONG_SHARE, _MIXED_LOAD = 0.1, 0.5  # of the requests; of capacity, in steps
 _LIMITS = {2.0: 0.9, 5.0: 0.9, 10.0: 0.8}  # goodput as a share of capacity, by overload
@@ -48,7 +50,8 @@ async def run(server: ServerProcess, params: RBMParams, options: Options) -> dic
     raw, kernel = _raw_speed(params), _kernel_ms(params)
     idle = await _idle(server)
     before = server.memory_mb()
-    capacity = await _capacity(server, options)
+    capacity = await _capacity(server, options, PATH)
+    many = await _capacity(server, options, MANY_PATH)
     mixed = await _mixed(server, capacity, options)
     loads = [await _load(server, capacity, times, options) for times in options.loads]
     figures = {
@@ -61,6 +64,7 @@ async def run(server: ServerProcess, params: RBMParams, options: Options) -> dic
         "idle_ms": _milliseconds(with_status(idle, 200)),
         "capacity_per_second": capacity,
         "share_of_raw": capacity * STEPS / raw,
+        "share_of_raw_8_chains": many * _MANY * STEPS / raw,
         "memory_mb": {"before": before, "after": server.memory_mb(), "peak": _highest(loads)},
         "loads": loads,
         "mixed": mixed,
@@ -73,7 +77,8 @@ def lines(figures: dict[str, Any]) -> list[dict[str, Any]]:
     idle, kernel, mixed = figures["idle_ms"]["p50"], figures["kernel_ms"], figures["mixed"]
     extra = None if idle is None else idle - kernel
     found = [
-        bench.line("share of raw chain-steps through HTTP", figures["share_of_raw"], 0.8),
+        bench.line(f"share of raw chain-steps through HTTP, {PATH}", figures["share_of_raw"], 0.8),
+        bench.line(f"the same, {MANY_PATH}", figures["share_of_raw_8_chains"], 0.8),
         bench.line(f"idle {PATH}, median, ms above the kernel", extra, 5.0, below=True),
         bench.line("p99 of steps=20 beside steps=5000, times alone", mixed["ratio"], 3.0, below=True),
     ]
@@ -168,13 +173,13 @@ async def _idle(server: ServerProcess) -> list[Shot]:
     return shots
 
 
-async def _capacity(server: ServerProcess, options: Options) -> float:
+async def _capacity(server: ServerProcess, options: Options, path: str) -> float:
     """Answers a second of a few clients that ask without a pause; the median of three tries."""
     seconds = max(1.0, options.seconds / 3)
     found = []
     for _ in range(3):
         async with Client(server.host, server.port) as client:
-            shots = await client.closed_loop(PATH, concurrency=options.concurrency, seconds=seconds)
+            shots = await client.closed_loop(path, concurrency=options.concurrency, seconds=seconds)
         found.append(sum(shot.status == 200 for shot in shots) / seconds)
         await asyncio.sleep(0.5)
     return statistics.median(found)

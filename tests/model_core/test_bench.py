@@ -239,6 +239,7 @@ def test_service_figures_become_lines_and_a_table() -> None:
         "idle_ms": quantiles,
         "capacity_per_second": 170.0,
         "share_of_raw": 0.85,
+        "share_of_raw_8_chains": 0.95,
         "memory_mb": {"before": 100.0, "after": 120.0, "peak": 130.0},
         "loads": [
             {
