@@ -147,7 +147,10 @@ def _list(folder: Path, as_json: bool) -> None:
 
     from model_core.training_checkpoints import saved_updates
 
-    found = saved_updates(folder)
+    try:
+        found = saved_updates(folder)
+    except ValueError:
+        raise CliError(f"{folder}/checkpoint, the list of checkpoints, is damaged; `--resume` mends it.") from None
     if not found:
         raise CliError(f"There are no training checkpoints in {folder}.")
     if as_json:

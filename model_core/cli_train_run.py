@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,12 +146,17 @@ def _recall(folder: TrainingFolder, trainer: Trainer, watcher: Watcher) -> list[
     lost = {
         update: path
         for update, path in saved_updates(folder.path).items()
-        if update not in rows and update and update % trainer.updates_an_epoch == 0 and update <= trainer.update
+        if update not in rows
+        and update
+        and update % trainer.updates_an_epoch == 0
+        and update <= trainer.update
+        and Path(f"{path}.index").exists()
     }
     every = -(-len(lost) // _MAX_RECALLED) or 1
     for update, path in list(lost.items())[::-1][::every]:
-        figures = watcher.measure(saved_params(path))
-        rows[update] = {"epoch": update // trainer.updates_an_epoch, "update": update, **figures}
+        with suppress(ValueError):  # a damaged one costs a point of a curve, not the run
+            figures = watcher.measure(saved_params(path))
+            rows[update] = {"epoch": update // trainer.updates_an_epoch, "update": update, **figures}
     history = [rows[update] for update in sorted(rows)]
     folder.write_history(history)
     return history

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ class Trainer:
         self.manager: tf.train.CheckpointManager | None = None
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
+            _mend_list(directory)
             self.manager = tf.train.CheckpointManager(self._checkpoint, str(directory), config.keep_checkpoints)
 
     @property
@@ -231,13 +234,30 @@ class Trainer:
             try:
                 self._checkpoint.read(candidate).assert_consumed()
                 self._finite_params()
-            except (tf.errors.OpError, AssertionError, ValueError, TrainingError) as error:
+            except (tf.errors.OpError, AssertionError, IndexError, ValueError, TrainingError) as error:
                 reasons.append(f"{candidate}: {(str(error).splitlines() or [type(error).__name__])[0]}")
             else:
                 for reason in reasons:
                     _log.warning("skipped a training checkpoint: %s", reason)
                 return
         raise TrainingError("No training checkpoint can be restored into this configuration. " + "; ".join(reasons))
+
+
+def _mend_list(directory: Path) -> None:
+    """Lists the checkpoints anew where the file that lists them is lost; `CheckpointManager` would forget them all."""
+    with suppress(ValueError, tf.errors.OpError):
+        if tf.train.get_checkpoint_state(str(directory)) is not None:
+            return
+    found = sorted(directory.glob("ckpt-*.index"), key=lambda path: int(path.stem.partition("-")[2]))
+    if not found:
+        return
+    _log.warning("%s/checkpoint is missing or damaged: made anew from %d checkpoint files", directory, len(found))
+    lines = [f'model_checkpoint_path: "{found[-1].stem}"', f"last_preserved_timestamp: {time.time()}"]
+    lines += [f'all_model_checkpoint_paths: "{path.stem}"' for path in found]
+    lines += [f"all_model_checkpoint_timestamps: {path.stat().st_mtime}" for path in found]
+    temporary = directory / ".checkpoint"
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.replace(directory / "checkpoint")
 
 
 def _uniforms(seed: int, update: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 Before each update the chains exchange states with the last rung (see `ladder`). How often an exchange is accepted
 says how far the parameters have moved since it was frozen. Few: they are frozen as the next rung. Hardly any, all at
-once: the last update has broken the equilibrium of the chains. It is refused: the parameters before it come back, the
-rules forget their slots, and both learning rates are halved for good.
+once, or chains that could not be weighted for the new parameters: the last update has broken equilibrium. It is
+refused: the parameters before it come back, the rules forget their slots, and both learning rates are halved for good.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from model_core.rbm import RBMParams, checked_params, free_energy
 from model_core.training_state import TrainingError, TrainState, log_odds
 
 GIVE_UP_AFTER = 30  # refusals in a row
+SMALLEST_SHARE = 0.1  # of the chains: the effective sample size when they are weighted for the new parameters
 _ERRORS_ALLOWED = 5.0  # standard errors of log Z
 
 
@@ -61,7 +62,7 @@ class LadderSampler(tf.Module):
             chains = self.ladder.climb([_params(state.params)], chains)
         lowest = FREEZE_BELOW if int(self.frozen_at) == update - 1 else REFUSE_BELOW
         proposal = self._propose(state.params, chains, 2 * update)
-        if proposal is not None and proposal.exchange.acceptance >= lowest:
+        if proposal is not None and proposal.exchange.acceptance >= lowest and self._is_near(state.params, chains):
             self.refused_in_row.assign(0)
         else:
             self._refuse(state)
@@ -83,6 +84,17 @@ class LadderSampler(tf.Module):
         except ValueError:  # not finite
             return None
         return self.ladder.propose(self.ladder.engine.prepare(params), chains, number)
+
+    def _is_near(self, variables: list[Any], chains: np.ndarray) -> bool:
+        """Whether the chains, samples of the parameters before, can stand for samples of the new ones.
+
+        Acceptance does not tell at once: chains that have not moved yet are exchanged like the samples they were.
+        """
+        engine = self.ladder.engine
+        energies = [engine.free_energy(engine.prepare(_params(side)), chains) for side in (self.previous, variables)]
+        log_weights = energies[0] - energies[1]
+        weights = np.exp(log_weights - log_weights.max())
+        return float(weights.sum() ** 2 / np.square(weights).sum()) >= SMALLEST_SHARE * len(chains)
 
     def _refuse(self, state: TrainState) -> None:
         self.num_refused.assign_add(1)
