@@ -59,6 +59,7 @@ def sample(
 
     Examples: `rbm sample -n 16 -o digits.png`, `rbm sample --view strip -o strip.png`, `rbm sample -o film.gif`
     """
+    from service.answers import Drawing
     from service.schemas import SampleParams
     from service.starts import chain_seeds, draw_seed
 
@@ -68,7 +69,7 @@ def sample(
     served = serve_model(checkpoints, model, version)
     seed = draw_seed() if params.seed is None else params.seed
     job = make_sample_job(served, params, chosen, chain_seeds(seed, params.n))
-    finish(job, params, seed, job.visible.astype("float32"), chosen, out, "sample")
+    finish(job, Drawing(params, served, seed, job.visible.astype("float32")), chosen, out, "sample")
 
 
 def dream(
@@ -97,6 +98,7 @@ def dream(
     """
     import numpy as np
 
+    from service.answers import Drawing
     from service.schemas import MAX_CHAINS, DreamParams
     from service.starts import binarize, chain_seeds, draw_seed
 
@@ -104,15 +106,15 @@ def dream(
     params = checked(DreamParams, **given, view=view, scale=scale, pixels=pixels, invert=invert, seed=seed)
     chosen = format_for(format_name, as_json, out, PICTURES)
     served = serve_model(checkpoints, model, version)
-    rows = read_images(images, served.image_shape, params.invert)
-    if len(rows) * params.n > MAX_CHAINS:
-        raise typer.BadParameter(f"{len(rows)} images with {params.n} chains each are more than {MAX_CHAINS} chains.")
-    rows = np.repeat(rows, params.n, axis=0)
+    read = read_images(images, served.image_shape, params.invert)
+    if len(read.rows) * params.n > MAX_CHAINS:
+        raise typer.BadParameter(f"{len(read.rows)} images x {params.n} chains are more than {MAX_CHAINS} chains.")
+    rows = np.repeat(read.rows, params.n, axis=0)
     seed = draw_seed() if params.seed is None else params.seed
     seeds = chain_seeds(seed, len(rows))
     start = rows if params.mode == "mean_field" else binarize(rows, seeds)
     job = make_job(served, params, chosen, start, seeds, mode=params.mode)
-    finish(job, params, seed, rows, chosen, out, "dream")
+    finish(job, Drawing(params, served, seed, rows, inverted=read.inverted), chosen, out, "dream")
 
 
 def features(
@@ -133,19 +135,19 @@ def features(
 
     Examples: `rbm features digit.png`, `rbm features digits.npy -o features.npy`
     """
-    from service.routes_arrays import _encode_features
+    from service.routes_arrays import encode_features
     from service.schemas import FeaturesParams
     from service.starts import binarize, chain_seeds, draw_seed
 
     params = checked(FeaturesParams, kind=kind, seed=seed, invert=invert)
     chosen = format_for(format_name, as_json, out, TABLES)
     served = serve_model(checkpoints, model, version)
-    rows = read_images(images, served.image_shape, params.invert)
+    rows, inverted = read_images(images, served.image_shape, params.invert)
     hidden = served.hidden_logits(rows) if params.kind == "logits" else served.hidden_probs(rows)
     drawn = None
     if params.kind == "samples":
         drawn = draw_seed() if params.seed is None else params.seed
         hidden = binarize(hidden, chain_seeds(drawn, len(hidden)))
-    content = _encode_features(served, params.kind, drawn, hidden, chosen)
+    content = encode_features(served, params.kind, drawn, hidden, chosen, inverted)
     where = write_output(content, chosen, out, "features")
     say(f"{served.name} version {served.version}: {len(rows)} x {served.num_hidden} {params.kind} to {where}")

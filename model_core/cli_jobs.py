@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from model_core.cli_support import CliError, find_model, say, write_output
 if TYPE_CHECKING:
     import numpy as np
 
+    from service.answers import Drawing
+    from service.inputs import Pixels
     from service.jobs import ChainJob, Frame
     from service.registry import ServedModel
-    from service.schemas import ChainParams, DreamParams, Invert, SampleParams
+    from service.schemas import DreamParams, Invert, SampleParams
 
 
 def serve_model(checkpoints: Path | None, name: str | None, version: int | None) -> ServedModel:
@@ -26,8 +29,8 @@ def serve_model(checkpoints: Path | None, name: str | None, version: int | None)
     return ServedModel(model, get_engine().prepare(model.params))
 
 
-def read_images(paths: list[Path], image_shape: tuple[int, int], invert: Invert) -> np.ndarray:
-    """Files -> float32 [images, visible] in 0..1, prepared as the service prepares uploads.
+def read_images(paths: list[Path], image_shape: tuple[int, int], invert: Invert) -> Pixels:
+    """Files -> rows of pixels, prepared as the service prepares uploads.
 
     Raises:
       CliError: if a file cannot be read or used, naming it.
@@ -36,23 +39,26 @@ def read_images(paths: list[Path], image_shape: tuple[int, int], invert: Invert)
 
     from service.errors import Problem
     from service.images import ImageError
+    from service.inputs import Pixels
 
-    rows = []
+    read = []
     for path in paths:
         try:
-            rows.append(_read_one(path, image_shape, invert))
+            read.append(_read_one(path, image_shape, invert))
         except (ImageError, Problem) as error:
             raise CliError(f"{path}: {error.detail}") from error
-    return np.concatenate(rows)
+    inverted = [flag for pixels in read for flag in pixels.inverted]
+    return Pixels(np.concatenate([pixels.rows for pixels in read]), inverted)
 
 
-def _read_one(path: Path, image_shape: tuple[int, int], invert: Invert) -> np.ndarray:
-    from service.inputs import _pixels
-    from service.uploads import Body, _from_npy
+def _read_one(path: Path, image_shape: tuple[int, int], invert: Invert) -> Pixels:
+    from service.arrays import array_from_npy
+    from service.inputs import pixels_of
+    from service.uploads import Body
 
     content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    body = Body(array=_from_npy(content)) if content.startswith(b"\x93NUMPY") else Body(files=[content])
-    return _pixels(body, image_shape, invert)
+    body = Body(array=array_from_npy(content)) if content.startswith(b"\x93NUMPY") else Body(files=[content])
+    return pixels_of(body, image_shape, invert)
 
 
 def make_job(
@@ -64,9 +70,9 @@ def make_job(
     **options: Any,
 ) -> ChainJob:
     """The route's own job, so that both give the same frames; without a deadline."""
-    from service.routes_chains import _job
+    from service.routes_chains import chain_job
 
-    return _job(served, params, params.steps, format_name, start, seeds, math.inf, **options)
+    return chain_job(served, params, params.steps, format_name, start, seeds, math.inf, **options)
 
 
 def make_sample_job(served: ServedModel, params: SampleParams, format_name: str, seeds: np.ndarray) -> ChainJob:
@@ -118,13 +124,11 @@ def run_job(job: ChainJob) -> list[Frame]:
     return frames if job.every else frames[-1:]
 
 
-def finish(
-    job: ChainJob, params: ChainParams, seed: int, start: np.ndarray, format_name: str, out: Path | None, command: str
-) -> None:
+def finish(job: ChainJob, drawing: Drawing, format_name: str, out: Path | None, command: str) -> None:
     """Runs a job, writes what was asked for, and says on stderr what it was."""
-    from service.answers import Drawing, encode_answer
+    from service.answers import encode_answer
 
-    drawing = Drawing(params, job.model, seed, start, steps=job.num_steps, every=job.every)
+    drawing, seed = dataclasses.replace(drawing, steps=job.num_steps, every=job.every), drawing.seed
     content = encode_answer(drawing, run_job(job), format_name)
     where = write_output(content, format_name, out, f"{command}-{seed}")
     model = job.model

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MAX_PICTURE_PIXELS = 32_000_000  # about a second of encoding
 MAX_WEBP_PIXELS = 4_000_000  # the same, for its slower compression
 MAX_PICTURE_SIDE = 16_383  # WebP's own limit
+MAX_TEXT_NUMBERS = 8_000_000  # about 100 MB of JSON
+BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +37,18 @@ class Drawing:
     start: np.ndarray  # float32 [chains, visible]: what the model saw
     steps: int = 0
     every: int = 0
+    inverted: list[bool] | None = None  # of each upload; None where nothing was uploaded
 
     def summary(self) -> dict[str, Any]:
         """What every JSON answer says."""
-        return {
+        facts = {
             "model": self.model.name,
             "version": self.model.version,
             "seed": self.seed,
             "steps": self.steps,
             "temperature": self.params.temperature,
         }
+        return facts if self.inverted is None else facts | {"inverted": self.inverted}
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """[chains, visible] -> [chains, height, width]."""
@@ -151,6 +155,20 @@ def png_text(image: np.ndarray, scale: int) -> str:
 def json_bytes(document: Any) -> bytes:
     """Compact JSON; arrays become lists."""
     return pydantic_core.to_json(document, fallback=lambda value: value.tolist())
+
+
+def json_table(document: dict[str, Any], name: str, rows: np.ndarray) -> bytes:
+    """The document with `rows` as its last member, written block by block: other threads run in between."""
+    blocks = [json_bytes(rows[start : start + BLOCK_ROWS])[1:-1] for start in range(0, len(rows), BLOCK_ROWS)]
+    return b'%b,"%b":[%b]}' % (json_bytes(document)[:-1], name.encode(), b",".join(blocks))
+
+
+def check_table(num_rows: int, num_columns: int, format_name: str) -> None:
+    """Raises Problem, 422, if a table would take seconds and gigabytes to write as text."""
+    if format_name != "npy" and num_rows * num_columns > MAX_TEXT_NUMBERS:
+        most = MAX_TEXT_NUMBERS // num_columns
+        raise bad_parameter("format", f"{num_rows:,} images are too many for {format_name}, at most {most:,}. "
+                                      "Take format=npy, or send fewer at a time.")  # fmt: skip
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -25,7 +25,8 @@ from service.uploads import Intake
 
 logger = logging.getLogger("rbm.app")
 EXPOSED_HEADERS = (
-    "X-Request-ID", "RBM-Model", "RBM-Version", "RBM-Seed", "RBM-Steps", "Server-Timing", "Retry-After", "ETag",
+    "X-Request-ID", "RBM-Model", "RBM-Version", "RBM-Seed", "RBM-Steps", "RBM-Inverted", "Server-Timing", "Retry-After",
+    "ETag",
 )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Starts the parts; the port opens at once, and `/readyz` says when the model is there."""
     settings, state = app.state.settings, app.state
     state.lifecycle = Lifecycle()
-    state.intake = Intake(settings.max_image_bytes, settings.max_array_bytes)
+    state.intake = Intake(settings.max_image_bytes, settings.max_array_bytes, state.metrics)
     state.encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
     state.scheduler = Scheduler(
         num_threads=settings.threads, max_job_seconds=settings.budget_seconds, metrics=state.metrics
@@ -99,10 +100,4 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_headers=["Content-Type", "X-API-Key", "Authorization", "X-Request-ID", "X-Request-Timeout"],
             expose_headers=EXPOSED_HEADERS,
         )
-    metrics = app.state.metrics
-
-    def observe(route: str, status: int, seconds: float) -> None:
-        metrics.requests.labels(route, str(status)).inc()
-        metrics.request_seconds.labels(route).observe(seconds)
-
-    app.add_middleware(RequestContext, max_header_bytes=settings.max_header_bytes, observe=observe)
+    app.add_middleware(RequestContext, max_header_bytes=settings.max_header_bytes, metrics=app.state.metrics)

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.images import ImageError
-from service.jobs import Busy, Cancelled, DeadlinePassed, NotReady, TooMuch, UnknownModel, UnknownVersion
+from service.jobs import Busy, Cancelled, DeadlinePassed, EngineFailed, NotReady, TooMuch, UnknownModel, UnknownVersion
 
 CONTENT_TYPE = "application/problem+json"
 CLIENT_GONE = 499  # nobody reads it; it is what logs and metrics say
@@ -134,6 +134,7 @@ _TABLE: dict[type[Exception], Callable[[Any], Problem]] = {
     DeadlinePassed: lambda error: Problem(
         504, "The time limit of this request passed before it was finished. Ask for fewer steps or a longer `timeout`."
     ),
+    EngineFailed: lambda error: Problem(500, "The engine failed on this request; why is in the log."),
     UnknownModel: lambda error: Problem(404, str(error)),
     UnknownVersion: lambda error: Problem(404, str(error)),
     ClientDisconnect: lambda error: Problem(CLIENT_GONE, "The client left."),

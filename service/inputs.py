@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 from starlette.requests import Request
 
+from service.arrays import to_rows
 from service.errors import Problem
-from service.images import ImageError, decode_image, mask_image, model_image
-from service.uploads import Body, to_rows
+from service.images import ImageError, ModelImage, decode_image, mask_image, model_image
+from service.uploads import Body
 
 InvertName = Literal["auto", "true", "false"]
 
@@ -19,52 +20,74 @@ if TYPE_CHECKING:
     from service.registry import ServedModel
 
 
-async def read_pixels(request: Request, model: ServedModel, invert: InvertName, *, many: bool) -> np.ndarray:
-    """The images of the body: float32 [n, visible] in 0..1."""
+class Pixels(NamedTuple):
+    """Images as the model sees them."""
+
+    rows: np.ndarray  # float32 [n, visible] in 0..1
+    inverted: list[bool]  # of each: the upload was dark ink on light paper
+
+    def header(self) -> dict[str, str]:
+        """RBM-Inverted, of a single image; an answer about several tells it in its JSON."""
+        return {"RBM-Inverted": str(self.inverted[0]).lower()} if len(self.inverted) == 1 else {}
+
+
+async def read_pixels(request: Request, model: ServedModel, invert: InvertName, *, many: bool) -> Pixels:
+    """The images of the body."""
     intake = request.app.state.intake
-    body = await intake.read(request, many=many)
-    return await intake.decode(_pixels, body, model.image_shape, invert)
+    with intake.holding() as held:
+        body = await intake.read(request, held, many=many)
+        return await intake.decode(pixels_of, body, model.image_shape, invert)
 
 
-async def read_mask(request: Request, model: ServedModel, invert: InvertName) -> tuple[np.ndarray, np.ndarray]:
-    """Images, float32 [n, visible], and which of their pixels are marked, bool [n, visible]."""
+async def read_mask(request: Request, model: ServedModel, invert: InvertName) -> tuple[Pixels, np.ndarray]:
+    """Images, and which of their pixels are marked, bool [n, visible]."""
     intake = request.app.state.intake
-    body = await intake.read(request, many=False, mask=True)
-    return await intake.decode(_pixels_and_mask, body, model.image_shape, invert)
+    with intake.holding() as held:
+        body = await intake.read(request, held, many=False, mask=True)
+        return await intake.decode(_pixels_and_mask, body, model.image_shape, invert)
 
 
-def _pixels(body: Body, image_shape: tuple[int, int], invert: InvertName) -> np.ndarray:
+def pixels_of(body: Body, image_shape: tuple[int, int], invert: InvertName) -> Pixels:
+    """Files are prepared as training images are; arrays are used as they are.
+
+    Raises:
+      Problem: of one file, saying which.
+    """
     if body.array is not None:
-        return to_rows(body.array, image_shape)
-    return np.stack([_file_pixels(body.files, number, image_shape, invert) for number in range(len(body.files))])
+        rows = to_rows(body.array, image_shape)
+        return Pixels(rows, [False] * len(rows))
+    images = [_file_image(body.files, number, image_shape, invert) for number in range(len(body.files))]
+    return Pixels(np.stack([image.pixels.reshape(-1) for image in images]), [image.inverted for image in images])
 
 
-def _file_pixels(files: Sequence[bytes], number: int, image_shape: tuple[int, int], invert: InvertName) -> np.ndarray:
+def _file_image(files: Sequence[bytes], number: int, image_shape: tuple[int, int], invert: InvertName) -> ModelImage:
     try:
-        return model_image(decode_image(files[number]), image_shape, invert).pixels.reshape(-1)
+        return model_image(decode_image(files[number]), image_shape, invert)
     except ImageError as error:
         which = f"File {number + 1} of {len(files)}: " if len(files) > 1 else ""
         raise Problem(error.status, which + error.detail) from None
 
 
-def _pixels_and_mask(body: Body, image_shape: tuple[int, int], invert: InvertName) -> tuple[np.ndarray, np.ndarray]:
+def _pixels_and_mask(body: Body, image_shape: tuple[int, int], invert: InvertName) -> tuple[Pixels, np.ndarray]:
     if body.mask_file is not None:
-        pixels = _unmoved(decode_image(body.files[0]), image_shape, invert).reshape(1, -1)
+        pixels = _unmoved(decode_image(body.files[0]), image_shape, invert)
         mask = mask_image(decode_image(body.mask_file), image_shape).reshape(1, -1)
     else:
-        pixels = _pixels(body, image_shape, invert)
+        pixels = pixels_of(body, image_shape, invert)
         given = np.empty(0) if body.mask_array is None else body.mask_array
-        one_mask = given.shape in ((pixels.shape[1],), tuple(image_shape))
+        one_mask = given.shape in ((pixels.rows.shape[1],), tuple(image_shape))
         mask = to_rows(given[None] if one_mask else given, image_shape, "mask") >= 0.5
-    if len(mask) not in (1, len(pixels)):
-        raise Problem(422, f"`mask` must be one mask, or one an image. Received {len(mask)} for {len(pixels)} images.")
-    return pixels, np.broadcast_to(mask, pixels.shape)
+    num_images = len(pixels.rows)
+    if len(mask) not in (1, num_images):
+        raise Problem(422, f"`mask` must be one mask, or one an image. Received {len(mask)} for {num_images} images.")
+    return pixels, np.broadcast_to(mask, pixels.rows.shape)
 
 
-def _unmoved(decoded: np.ndarray, image_shape: tuple[int, int], invert: InvertName) -> np.ndarray:
+def _unmoved(decoded: np.ndarray, image_shape: tuple[int, int], invert: InvertName) -> Pixels:
     """The page shrunk to the model's size and no more: cropped and centred, it would not lie under its mask."""
     border = np.concatenate([decoded[0], decoded[-1], decoded[:, 0], decoded[:, -1]])
     inverted = invert == "true" or (invert == "auto" and float(np.median(border)) > 0.5)
     page = Image.fromarray(1.0 - decoded if inverted else decoded)
     height, width = image_shape
-    return np.clip(np.asarray(page.resize((width, height), Image.Resampling.BOX), np.float32), 0.0, 1.0)
+    small = np.asarray(page.resize((width, height), Image.Resampling.BOX), np.float32)
+    return Pixels(np.clip(small, 0.0, 1.0).reshape(1, -1), [inverted])

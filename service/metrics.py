@@ -42,7 +42,10 @@ class Metrics:
             registry=registry,
         )
         self.decode_seconds = Histogram(
-            "rbm_decode_seconds", "Reading one uploaded image.", buckets=_REQUEST_SECONDS[:10], registry=registry
+            "rbm_decode_seconds",
+            "Decoding the images or arrays of one body.",
+            buckets=_REQUEST_SECONDS[:10],
+            registry=registry,
         )
         self.received_bytes = Counter("rbm_received_bytes_total", "Bytes of request bodies.", registry=registry)
         self.sent_bytes = Counter("rbm_sent_bytes_total", "Bytes of answers' bodies.", registry=registry)
@@ -78,9 +81,7 @@ class Metrics:
             "rbm_model_loaded_timestamp_seconds", "When a model's version was swapped in.", ["name"], registry=registry
         )
         self.reloads = Counter("rbm_model_reloads_total", "Versions loaded or refused.", ["result"], registry=registry)
-        self.bad_versions = Gauge(
-            "rbm_model_bad_versions", "Versions on disk that do not verify.", registry=registry
-        )
+        self.bad_versions = Gauge("rbm_model_bad_versions", "Versions on disk that do not verify.", registry=registry)
 
     def render(self) -> bytes:
         """The text format of Prometheus, of media type `CONTENT_TYPE`."""

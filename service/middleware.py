@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import CLIENT_GONE, Problem, problem_response, to_problem
 from service.logs import request_id_now
+from service.metrics import Metrics
 
 logger = logging.getLogger("rbm.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -32,14 +33,13 @@ SECURITY_HEADERS = {
 # Documentation and probes: nothing here computes, and a browser cannot add a header to open a page.
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 OPEN_FOLDERS = ("/web/", "/problems/")
-Observer = Callable[[str, int, float], None]  # route, status, seconds
 
 
 class RequestContext:
     """Outermost: request id, security headers, log line, metrics, HEAD, head limits, and 500 as a problem document."""
 
-    def __init__(self, app: ASGIApp, max_header_bytes: int, observe: Observer) -> None:
-        self.app, self.max_header_bytes, self.observe = app, max_header_bytes, observe
+    def __init__(self, app: ASGIApp, max_header_bytes: int, metrics: Metrics) -> None:
+        self.app, self.max_header_bytes, self.metrics = app, max_header_bytes, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,12 +53,14 @@ class RequestContext:
         answer = _Answer(send, request_id, without_body=scope["method"] == "HEAD")
         token = request_id_now.set(request_id)
         try:
-            await self._run(inner, receive, answer)
+            await self._run(inner, _counted(receive, self.metrics), answer)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(inner.get("route"), "path", None) or "unmatched"
             status = answer.status or CLIENT_GONE
-            self.observe(route, status, seconds)
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.request_seconds.labels(route).observe(seconds)
+            self.metrics.sent_bytes.inc(answer.num_bytes)
             _log(scope, status, seconds)
             request_id_now.reset(token)
 
@@ -81,7 +83,7 @@ class _Answer:
 
     def __init__(self, send: Send, request_id: str, without_body: bool) -> None:
         self._send, self.request_id, self.without_body = send, request_id, without_body
-        self.status = 0
+        self.status = self.num_bytes = 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -92,6 +94,7 @@ class _Answer:
                 headers.setdefault(name, value)
         elif self.without_body and message["type"] == "http.response.body":
             message = {**message, "body": b""}
+        self.num_bytes += len(message.get("body", b""))
         await self._send(message)
 
 
@@ -118,6 +121,15 @@ class ApiKeys:
         key = headers.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
         digest = hashlib.sha256(key.encode("latin-1")).digest()
         return sum(hmac.compare_digest(digest, known) for known in self.digests) > 0
+
+
+def _counted(receive: Receive, metrics: Metrics) -> Receive:
+    async def counted() -> Message:
+        message = await receive()
+        metrics.received_bytes.inc(len(message.get("body", b"")))
+        return message
+
+    return counted
 
 
 def _request_id(headers: Headers) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.answers import csv_bytes, json_bytes, npy_bytes
+from service.answers import check_table, csv_bytes, json_bytes, json_table, npy_bytes
 from service.inputs import read_pixels
 from service.openapi import image_body, table_answers
 from service.schemas import TABLE_FORMATS, EnergyParams, FeaturesParams, TimeoutHeader
@@ -27,6 +27,9 @@ from service.serving import (
 from service.starts import binarize, chain_seeds, draw_seed
 from service.streaming import while_connected
 
+if TYPE_CHECKING:
+    from service.registry import ServedModel
+
 router = APIRouter(tags=["arrays"])
 
 
@@ -42,14 +45,16 @@ async def features(
     pixels = await read_pixels(request, model, params.invert, many=True)
     decoded = time.perf_counter()
     seed = None
+    check_table(len(pixels.rows), model.num_hidden, format_name)
     compute = model.hidden_logits if params.kind == "logits" else model.hidden_probs
-    hidden = await while_connected(request, request.app.state.scheduler.run_quick(compute, pixels, deadline=deadline))
+    quick = request.app.state.scheduler.run_quick(compute, pixels.rows, deadline=deadline)
+    hidden = await while_connected(request, quick)
     if params.kind == "samples":
         seed = draw_seed() if params.seed is None else params.seed
-        hidden = binarize(hidden, chain_seeds(seed, len(hidden)))
+        hidden = await encode(request, binarize, hidden, chain_seeds(seed, len(hidden)))
     computed = time.perf_counter()
-    content = await encode(request, _encode_features, model, params.kind, seed, hidden, format_name)
-    headers = model_headers(model, **({} if seed is None else {"seed": seed})) | NOT_STORED
+    content = await encode(request, encode_features, model, params.kind, seed, hidden, format_name, pixels.inverted)
+    headers = model_headers(model, **({} if seed is None else {"seed": seed})) | NOT_STORED | pixels.header()
     headers |= server_timing(decode=decoded - began, compute=computed - decoded, encode=time.perf_counter() - computed)
     return answer(content, format_name, headers)
 
@@ -69,17 +74,21 @@ async def energy(
     began = time.perf_counter()
     pixels = await read_pixels(request, model, params.invert, many=True)
     decoded = time.perf_counter()
-    visible = binarize(pixels, chain_seeds(params.seed, len(pixels)))
+    visible = await encode(request, binarize, pixels.rows, chain_seeds(params.seed, len(pixels.rows)))
     quick = request.app.state.scheduler.run_quick(model.free_energy, visible, deadline=deadline)
     free_energy = await while_connected(request, quick)
     surprise = model.surprise(free_energy)
-    content = await encode(request, _encode_energy, model, params.seed, free_energy, surprise, format_name)
-    headers = model_headers(model, seed=params.seed) | NOT_STORED
+    facts = {"model": model.name, "version": model.version, "seed": params.seed, "inverted": pixels.inverted}
+    content = await encode(request, _encode_energy, facts, free_energy, surprise, format_name)
+    headers = model_headers(model, seed=params.seed) | NOT_STORED | pixels.header()
     headers |= server_timing(decode=decoded - began, compute=time.perf_counter() - decoded)
     return answer(content, format_name, headers)
 
 
-def _encode_features(model: Any, kind: str, seed: int | None, hidden: np.ndarray, format_name: str) -> bytes:
+def encode_features(
+    model: ServedModel, kind: str, seed: int | None, hidden: np.ndarray, format_name: str, inverted: list[bool]
+) -> bytes:
+    """The answer of `/features` about `hidden`, [images, hidden]."""
     if format_name == "npy":
         return npy_bytes(hidden)
     if format_name == "csv":
@@ -88,12 +97,11 @@ def _encode_features(model: Any, kind: str, seed: int | None, hidden: np.ndarray
         header = ",".join(f"hidden_{unit}" for unit in range(hidden.shape[1]))
         return f"{header}\n{lines.getvalue()}".encode()
     document = {"model": model.name, "version": model.version, "kind": kind, "shape": list(hidden.shape)}
-    if seed is not None:
-        document["seed"] = seed
-    return json_bytes({**document, "features": hidden})
+    document |= {"inverted": inverted} if seed is None else {"inverted": inverted, "seed": seed}
+    return json_table(document, "features", hidden)
 
 
-def _encode_energy(model: Any, seed: int, free_energy: np.ndarray, surprise: Any, format_name: str) -> bytes:
+def _encode_energy(facts: dict[str, Any], free_energy: np.ndarray, surprise: Any, format_name: str) -> bytes:
     missing = surprise is None  # the version carries no percentiles
     if format_name == "npy":
         column = np.full(len(free_energy), np.nan) if missing else surprise
@@ -101,5 +109,4 @@ def _encode_energy(model: Any, seed: int, free_energy: np.ndarray, surprise: Any
     if format_name == "csv":
         shown = [""] * len(free_energy) if missing else [f"{value:.2f}" for value in surprise]
         return csv_bytes("image,free_energy,surprise", enumerate(free_energy), shown)
-    document = {"model": model.name, "version": model.version, "seed": seed, "free_energy": free_energy}
-    return json_bytes({**document, "surprise": None if missing else np.asarray(surprise)})
+    return json_bytes({**facts, "free_energy": free_energy, "surprise": surprise})

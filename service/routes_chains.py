@@ -58,13 +58,14 @@ async def dream(
     began = time.perf_counter()
     pixels = await read_pixels(request, model, params.invert, many=False)
     decode_seconds = time.perf_counter() - began
-    _check_chains(len(pixels), params.n)
-    pixels = np.repeat(pixels, params.n, axis=0)
+    _check_chains(len(pixels.rows), params.n)
+    rows = np.repeat(pixels.rows, params.n, axis=0)
     seed = draw_seed() if params.seed is None else params.seed
-    seeds = chain_seeds(seed, len(pixels))
-    start = pixels if params.mode == "mean_field" else binarize(pixels, seeds)
-    job = _job(model, params, params.steps, format_name, start, seeds, deadline, mode=params.mode)
-    return await _run(request, job, Drawing(params, model, seed, pixels), format_name, NOT_STORED, decode_seconds)
+    seeds = chain_seeds(seed, len(rows))
+    start = rows if params.mode == "mean_field" else binarize(rows, seeds)
+    job = chain_job(model, params, params.steps, format_name, start, seeds, deadline, mode=params.mode)
+    drawing = Drawing(params, model, seed, rows, inverted=pixels.inverted)
+    return await _run(request, job, drawing, format_name, NOT_STORED | pixels.header(), decode_seconds)
 
 
 @router.get("/sample", responses=picture_answers(cached=True))
@@ -102,14 +103,15 @@ async def inpaint(
     decode_seconds = time.perf_counter() - began
     if params.keep == "black":
         kept = ~kept
-    _check_chains(len(pixels), params.n)
-    pixels, kept = (np.repeat(rows, params.n, axis=0) for rows in (pixels, kept))
+    _check_chains(len(kept), params.n)
+    rows, kept = (np.repeat(each, params.n, axis=0) for each in (pixels.rows, kept))
     seed = draw_seed() if params.seed is None else params.seed
-    seeds = chain_seeds(seed, len(pixels))
-    start = np.where(kept, binarize(pixels, seeds), noise(seeds, model.num_visible))
-    job = _job(model, params, params.steps, format_name, start, seeds, deadline, clamp=kept)
-    drawing = Drawing(params, model, seed, np.where(kept, pixels, 0.0).astype(np.float32))
-    return await _run(request, job, drawing, format_name, NOT_STORED, decode_seconds)
+    seeds = chain_seeds(seed, len(rows))
+    start = np.where(kept, binarize(rows, seeds), noise(seeds, model.num_visible))
+    job = chain_job(model, params, params.steps, format_name, start, seeds, deadline, clamp=kept)
+    shown = np.where(kept, rows, 0.0).astype(np.float32)
+    drawing = Drawing(params, model, seed, shown, inverted=pixels.inverted)
+    return await _run(request, job, drawing, format_name, NOT_STORED | pixels.header(), decode_seconds)
 
 
 def sample_job(
@@ -121,7 +123,7 @@ def sample_job(
       Problem: 422, if there can be no equilibrium samples.
     """
     if params.method == "gibbs":
-        return _job(model, params, params.steps, format_name, noise(seeds, model.num_visible), seeds, deadline)
+        return chain_job(model, params, params.steps, format_name, noise(seeds, model.num_visible), seeds, deadline)
     if "steps" in params.model_fields_set:
         raise bad_parameter("steps", "method=equilibrium takes as many as it needs; leave `steps` out.")
     if params.temperature != 1.0:
@@ -129,7 +131,7 @@ def sample_job(
     if model.sampler is None:
         raise bad_parameter("method", f"model {model.name!r} was published without a ladder; use method=gibbs.")
     start, num_rounds = model.sampler.draw_foot(seeds), model.sampler.num_rounds
-    return _job(model, params, num_rounds, format_name, start, seeds, deadline, mode="equilibrium")
+    return chain_job(model, params, num_rounds, format_name, start, seeds, deadline, mode="equilibrium")
 
 
 def _check_chains(num_images: int, n: int) -> None:
@@ -145,7 +147,7 @@ def _default_every(params: ChainParams, steps: int, format_name: str) -> int:
     return max(1, math.ceil(steps / frames)) if frames else 0
 
 
-def _job(
+def chain_job(
     model: ServedModel,
     params: ChainParams,
     steps: int,
@@ -173,13 +175,13 @@ async def _run(
     job: ChainJob,
     drawing: Drawing,
     format_name: str,
-    cache_headers: dict[str, str],
+    further_headers: dict[str, str],
     decode_seconds: float = 0.0,
 ) -> Response:
     """Runs the job and answers in `format_name`."""
     drawing = dataclasses.replace(drawing, steps=job.num_steps, every=job.every)
     check_picture(drawing, job, format_name)
-    headers = {**model_headers(drawing.model, seed=drawing.seed, steps=job.num_steps), **cache_headers}
+    headers = {**model_headers(drawing.model, seed=drawing.seed, steps=job.num_steps), **further_headers}
     scheduler, settings = request.app.state.scheduler, request.app.state.settings
     if format_name == "sse":
         ticket = scheduler.submit(job, stream=True)
@@ -191,7 +193,10 @@ async def _run(
         headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
         return StreamingResponse(stream, headers=headers, media_type=MEDIA_TYPES["sse"])
     ticket = scheduler.submit(job)
-    frames = await while_connected(request, ticket.result())
+    try:
+        frames = await while_connected(request, ticket.result())
+    finally:
+        ticket.cancel()  # for a request that is cancelled before it begins to wait
     began = time.perf_counter()
     content = await encode(request, encode_answer, drawing, frames, format_name)
     timing = server_timing(

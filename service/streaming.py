@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import busy, problem_body, to_problem
+from service.errors import Problem, busy, problem_body, to_problem
 from service.jobs import Frame
 from service.tickets import Ticket
 
+logger = logging.getLogger("rbm.stream")
 T = TypeVar("T")
 _STOPPED = "The server is shutting down and could not finish this"
 
@@ -118,5 +120,6 @@ async def _next(frames: AsyncIterator[Frame]) -> Frame | None:
 def _last_words(request: Request, error: Exception) -> dict[str, Any]:
     problem = to_problem(error)
     if problem is None:
-        raise error
+        logger.error("unexpected error in a stream", exc_info=error)
+        problem = Problem(500, "An unexpected error; it was logged under this request_id.")
     return problem_body(problem, request.state.request_id, request.scope["path"])

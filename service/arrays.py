@@ -1,0 +1,89 @@
+"""Arrays as clients send them -> rows of pixels."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+
+from service.errors import Problem
+from service.json_arrays import BadJson, read_arrays
+
+PLAIN_JSON_BYTES = 256 * 1024  # parsed in one call, about 5 ms; larger ones row by row
+
+
+def arrays_from_json(content: bytes, fields: set[str]) -> dict[str, np.ndarray]:
+    """The arrays of a JSON object that has exactly these `fields`.
+
+    Raises:
+      Problem: 400 not JSON, 422 not such an object.
+    """
+    try:
+        document = json.loads(content) if len(content) <= PLAIN_JSON_BYTES else read_arrays(content)
+    except BadJson as error:
+        raise Problem(422, f"The JSON must be an object of arrays of numbers; {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"The body is not JSON: {str(error)[:200]}") from None
+    if not isinstance(document, dict) or set(document) != fields:
+        example = '{"images": [[...]], "mask": [...]}' if "mask" in fields else '{"images": [[...], ...]}'
+        raise Problem(422, f"The JSON must be an object {example} and hold nothing else.")
+    return {name: _json_array(name, value) for name, value in document.items()}
+
+
+def _json_array(name: str, value: object) -> np.ndarray:
+    problem = Problem(422, f"`{name}` must be rows of numbers, all of one length.", errors=[
+        {"pointer": f"/{name}", "detail": "rows of numbers, all of one length"}
+    ])  # fmt: skip
+    if isinstance(value, np.ndarray):  # from `read_arrays`
+        return value
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError, RecursionError):
+        raise problem from None
+    if not isinstance(value, list) or array.dtype.kind not in "iuf":
+        raise problem
+    return array.astype(np.float64)
+
+
+def array_from_npy(content: bytes) -> np.ndarray:
+    """The array of an NPY file, checked against its own header before anything is allocated; never a pickle."""
+    stream = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran_order, dtype = readers[version](stream)
+    except Exception:  # the header is a Python literal: NumPy's reader lets many kinds of error through
+        raise Problem(422, "The body is not an NPY file of version 1 or 2, as numpy.save writes it.") from None
+    if dtype.hasobject or dtype.kind not in "fu" or (dtype.kind == "u" and dtype.itemsize != 1):
+        raise Problem(422, f"The NPY array must be uint8 or float. Received: {dtype}.")
+    expected = dtype.itemsize
+    for length in shape:
+        expected *= length
+    data = memoryview(content)[stream.tell() :]
+    if expected != len(data) or min(shape, default=0) < 0:
+        raise Problem(422, f"The NPY header promises {expected:,} bytes; {len(data):,} came. The file is damaged.")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def to_rows(array: np.ndarray, image_shape: tuple[int, int], name: str = "images") -> np.ndarray:
+    """Arrays as sent -> float32 [n, visible] in 0..1; [n, visible] and [n, height, width] are the same.
+
+    uint8 is 0/1, or 0..255 if anything in it is above 1.
+
+    Raises:
+      Problem: 422, if the shape does not fit the model or a number is not in 0..1.
+    """
+    height, width = image_shape
+    num_visible = height * width
+    if array.shape[1:] not in ((num_visible,), (height, width)) or len(array) == 0:
+        raise Problem(
+            422,
+            f"`{name}` must be [n, {num_visible}] or [n, {height}, {width}], n above 0. Received {list(array.shape)}.",
+        )
+    rows = array.reshape(len(array), num_visible)
+    if rows.dtype == np.uint8:
+        return (rows / np.float32(255 if rows.max() > 1 else 1)).astype(np.float32)
+    if not (np.isfinite(rows).all() and rows.min() >= 0 and rows.max() <= 1):
+        raise Problem(422, f"`{name}` must hold numbers from 0 to 1; one is NaN, infinite or outside. Divide by 255?")
+    return rows.astype(np.float32)
