@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 REPORT_FILE = "training-report.png"
 _NUM_CHAINS, _NUM_BETAS = 40, 10_000  # modest: seconds; `rbm evaluate` is for the record
 _NUM_CHAINS_FILLING = 200
+_NUM_MEMBERS = 2_000  # of the reservoir
+_LADDER_ROUNDS = 100  # with a rung that exchanges at least 3 states in 10
 _NUM_DREAMS, _DREAM_STEPS = 10, 20
 _NUM_SAMPLES, _SAMPLE_STEPS = 64, 500
 _log = logging.getLogger(__name__)
@@ -59,10 +61,14 @@ def publish_training(
         "licence": "MIT",
     }
     extra: dict[str, bytes] = {}
-    if order.evaluate:
+    if trainer.ladder is not None:
+        ladder = trainer.ladder.ladder
+        members = ladder.reservoir[:_NUM_MEMBERS]
+        extra[LADDER_FILE] = format_ladder(Ladder((ladder.rungs[-1].params,), members, _LADDER_ROUNDS))
+    elif order.evaluate:
         say("Filling the reservoir that equilibrium samples start from ...")
         chains = trainer.state.chains.numpy()[:_NUM_CHAINS_FILLING]
-        members = fill_reservoir(params, chains, num_members=2_000, seed=seed)
+        members = fill_reservoir(params, chains, num_members=_NUM_MEMBERS, seed=seed)
         extra[LADDER_FILE] = format_ladder(Ladder((), members))
     if history:
         extra[REPORT_FILE] = _draw_report(order.name, params, dataset, history, seed)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -252,7 +251,7 @@ def _mend_list(directory: Path) -> None:
     if not found:
         return
     _log.warning("%s/checkpoint is missing or damaged: made anew from %d checkpoint files", directory, len(found))
-    lines = [f'model_checkpoint_path: "{found[-1].stem}"', f"last_preserved_timestamp: {time.time()}"]
+    lines = [f'model_checkpoint_path: "{found[-1].stem}"', "last_preserved_timestamp: 0"]
     lines += [f'all_model_checkpoint_paths: "{path.stem}"' for path in found]
     lines += [f"all_model_checkpoint_timestamps: {path.stat().st_mtime}" for path in found]
     temporary = directory / ".checkpoint"
