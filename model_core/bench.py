@@ -33,11 +33,13 @@ def seconds_of(work: Work, count: int) -> float:
 def calibrate(work: Work, seconds: float) -> int:
     """How many repetitions take about `seconds`; at least 1. Warms up on the way: compilers, caches, threads."""
     work(1)
-    count, spent = 1, seconds_of(work, 1)
-    while spent < seconds / 4:
-        count = min(8 * count, max(count + 1, int(count * seconds / (2 * max(spent, 1e-9)))))
-        spent = seconds_of(work, count)
-    return max(1, round(count * seconds / spent))
+    count = 1
+    while True:
+        # The best of three: one stall of the computer must not pass for slow work, or too little would be timed.
+        spent = max(1e-9, min(seconds_of(work, count) for _ in range(3)))
+        if spent >= seconds / 4:
+            return max(1, round(count * seconds / spent))
+        count = min(8 * count, max(count + 1, int(count * seconds / (2 * spent))))
 
 
 def time_in_turn(contestants: Mapping[str, Work], *, rounds: int, seconds: float) -> dict[str, list[float]]:
@@ -52,9 +54,13 @@ def time_in_turn(contestants: Mapping[str, Work], *, rounds: int, seconds: float
 
 
 def rates(seconds: Mapping[str, Sequence[float]], amount: float) -> dict[str, dict[str, Any]]:
-    """Units of work a second where a repetition is `amount` units: the median round, and all of them."""
+    """Units of work a second where a repetition is `amount` units: the median round, the best, and all of them."""
     return {
-        name: {"median": amount / statistics.median(rounds), "rounds": [amount / one for one in rounds]}
+        name: {
+            "median": amount / statistics.median(rounds),
+            "best": amount / min(rounds),
+            "rounds": [amount / one for one in rounds],
+        }
         for name, rounds in seconds.items()
     }
 
