@@ -56,21 +56,15 @@ def train(
     """
     if resume and fresh:
         raise typer.BadParameter("--resume goes on with a training and --fresh throws it away: choose one.")
-    flags = {
-        "num_hidden": hidden,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "sampler": sampler,
-        "num_chains": chains,
-        "chain_steps": steps,
+    sizes = {"num_hidden": hidden, "epochs": epochs, "batch_size": batch_size, "num_validation": validation}
+    chain = {"sampler": sampler, "num_chains": chains, "chain_steps": steps, "seed": seed}
+    rates = {
         "rule_weights": rule,
         "rule_biases": rule,
         "learning_rate_weights": rate,
         "learning_rate_biases": bias_rate,
-        "num_validation": validation,
-        "seed": seed,
     }
-    asked = {field: value for field, value in flags.items() if value is not None}
+    asked = {field: value for field, value in {**sizes, **chain, **rates}.items() if value is not None}
     asked.update(_parse_setting(text) for text in settings or ())
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"there is no preset {preset!r}. There are: {', '.join(PRESETS)}.")

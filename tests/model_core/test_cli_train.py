@@ -27,7 +27,7 @@ from model_core.training_checkpoints import saved_params, saved_updates
 
 # Small and quick: 1,437 images of 8x8, 28 updates an epoch.
 SMALL = ["--data", "digits", "--hidden", "8", "--epochs", "3", "--batch-size", "50", "--chains", "20", "--steps", "1"]
-KILLS = 4
+KILLS = 3
 
 
 class Done(NamedTuple):
@@ -250,7 +250,7 @@ def until_it_trains(process: subprocess.Popen[bytes], folder: Path, num_rows: in
 
 @pytest.mark.slow
 def test_killed_at_random_moments_the_bits_are_those_of_a_run_left_alone(rbm: Rbm, tmp_path: Path) -> None:
-    words = ("--epochs", "30", "--set", "keep_checkpoints=3")
+    words = ("--epochs", "22", "--set", "keep_checkpoints=3")
     killed, rng = tmp_path / "killed", random.Random(0)
     killed.mkdir()
     for kill in range(KILLS):
