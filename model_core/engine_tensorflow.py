@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from model_core.chains import Chains
 from model_core.randomness import GAMMA, HIDDEN_LAYER, MIX_1, MIX_2, VISIBLE_LAYER
-from model_core.rbm import RBMParams
+from model_core.rbm import RBMParams, checked_params
 
 _LARGEST_BELOW_ONE = 1.0 - 2.0**-24
 
@@ -43,6 +43,7 @@ class TensorFlowEngine:
 
     def prepare(self, params: RBMParams) -> Prepared:
         """Copies a model into tensors; immutable, safe to share by threads."""
+        params = checked_params(*params)
         weights = tf.constant(params.weights, tf.float32)
         biases = [tf.constant(bias, tf.float32)[:, None] for bias in (params.visible_bias, params.hidden_bias)]
         return Prepared(weights, tf.transpose(weights), *biases)

@@ -22,23 +22,30 @@ import tensorflow as tf
 from model_core.presets import Rule, Statistic
 
 
-def first_order_loss(
-    params: list[Any], awake_visible: Any, awake_hidden: Any, asleep_visible: Any, asleep_hidden: Any
-) -> Any:
-    """Mean energy of the awake states less the mean energy of the asleep ones, nats; each mean over its own rows.
+def phase_moments(awake_visible: Any, awake_hidden: Any, asleep_visible: Any, asleep_hidden: Any) -> list[Any]:
+    """<v h'>, <v> and <h> of the awake states less those of the asleep ones; each mean over its own rows.
 
-    Minus its gradient is the gradient of the mean log-likelihood. States are float32 [rows, visible], [rows, hidden].
+    States are float32 [rows, visible] and [rows, hidden]. `NumbaEngine.phase_moments` has the same for 0 or 1 pixels.
     """
-    weights, visible_bias, hidden_bias = params
     num_awake = tf.cast(tf.shape(awake_visible)[0], tf.float32)
     num_asleep = tf.cast(tf.shape(asleep_visible)[0], tf.float32)
     visible = tf.concat([awake_visible, asleep_visible], axis=0)
     # One product for both phases: the rows of each carry its sign and share.
     hidden = tf.concat([awake_hidden / num_awake, -asleep_hidden / num_asleep], axis=0)
     visible_change = tf.reduce_mean(awake_visible, axis=0) - tf.reduce_mean(asleep_visible, axis=0)
-    hidden_change = tf.reduce_sum(hidden, axis=0)
-    interaction = tf.reduce_sum(weights * tf.matmul(visible, hidden, transpose_a=True))
-    return -interaction - tf.tensordot(visible_bias, visible_change, 1) - tf.tensordot(hidden_bias, hidden_change, 1)
+    return [tf.matmul(visible, hidden, transpose_a=True), visible_change, tf.reduce_sum(hidden, axis=0)]
+
+
+def loss_of_moments(params: list[Any], moments: list[Any]) -> Any:
+    """Mean energy of the awake states less that of the asleep ones, nats: E(v, h) is linear in the parameters."""
+    return -sum(tf.reduce_sum(param * moment) for param, moment in zip(params, moments, strict=True))
+
+
+def first_order_loss(
+    params: list[Any], awake_visible: Any, awake_hidden: Any, asleep_visible: Any, asleep_hidden: Any
+) -> Any:
+    """`loss_of_moments` of states: minus its gradient is the gradient of the mean log-likelihood."""
+    return loss_of_moments(params, phase_moments(awake_visible, awake_hidden, asleep_visible, asleep_hidden))
 
 
 def centred(gradient: list[Any], visible_offset: Any, hidden_offset: Any) -> list[Any]:
