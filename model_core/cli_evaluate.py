@@ -62,7 +62,8 @@ def evaluate(
         )
     say(f"Estimating log Z: {chains} chains x {betas} temperatures, up, and down from equilibrium samples ...")
     base = base_rate_bias(judged.pixel_means)
-    measured = measure_log_z(model.params, base, num_chains=chains, num_betas=betas, seed=seed)
+    samples = published_samples(model, chains, seed)
+    measured = measure_log_z(model.params, base, num_chains=chains, num_betas=betas, seed=seed, samples=samples)
     figures = collect_figures(model, judged, measured, num_betas=betas)
     if report is not None:
         from model_core.cli_report import build_report
@@ -71,6 +72,18 @@ def evaluate(
         write_file(report, build_report(model, judged, base, figures, seed=seed).encode())
         say(f"Report: {report}")
     print(json.dumps(figures, allow_nan=False) if as_json else describe(figures))
+
+
+def published_samples(model: Model, number: int, seed: int) -> np.ndarray | None:
+    """Equilibrium samples by what was published with the model, uint8 [number, visible]; None where nothing was."""
+    from model_core.equilibrium import LADDER_FILE, EquilibriumSampler, parse_ladder
+    from model_core.model_store import load_extra
+    from model_core.randomness import chain_seeds
+
+    if LADDER_FILE not in model.manifest.get("files", {}):
+        return None
+    ladder = parse_ladder(load_extra(model, LADDER_FILE), model.params.num_visible, model.params.num_hidden)
+    return EquilibriumSampler(model.params, ladder).sample(chain_seeds(seed, number))[0]
 
 
 def load_judged(data: str, data_dir: Path | None, seed: int) -> Judged:

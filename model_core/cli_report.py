@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model_core.chains import run_chains
+from model_core.cli_evaluate import published_samples
 from model_core.model_store import Model
 from model_core.monitoring import hidden_health
 from model_core.plots import draw_curves, draw_filters, draw_histograms, draw_images
@@ -45,22 +46,20 @@ def build_report(
       seed: the same seed gives the same page.
     """
     params, number = model.params, min(_NUM_SAMPLES, len(data.test))
-    tempered = equilibrium_samples(
-        params,
-        number,
-        base_visible_bias=base_visible_bias,
-        seed=seed + 1,
-        num_rounds=_ROUNDS,
-        num_ladders=min(_LADDERS, number),
-    )
+    drawn = published_samples(model, number, seed + 1)
+    if drawn is None:
+        ladders = min(_LADDERS, number)
+        drawn = equilibrium_samples(
+            params, number, base_visible_bias=base_visible_bias, seed=seed + 1, num_rounds=_ROUNDS, num_ladders=ladders
+        ).samples
     seeds = chain_seeds(seed + 2, number)
     plain = run_chains(params, noise(seeds, params.num_visible), num_steps=_NOISE_STEPS, seeds=seeds)
-    samples = {"equilibrium": tempered.samples, f"{_NOISE_STEPS} steps from noise": np.asarray(plain)}
+    samples = {"equilibrium": drawn, f"{_NOISE_STEPS} steps from noise": np.asarray(plain)}
     sections = [
         _likelihood_section(figures),
         *_history_section(model),
         _sample_section(model, samples, data),
-        *_copies_section(model, tempered.samples, data),
+        *_copies_section(model, drawn, data),
         *_class_sections(params, samples, data, seed),
         _unit_section(model, data),
     ]
@@ -103,8 +102,7 @@ def _sample_section(model: Model, samples: dict[str, np.ndarray], data: Judged) 
     ]
     text = (
         "How often the nearest other image is of the same kind: 0.5 cannot be told from test images, 1 always can. "
-        "Equilibrium samples are draws of the model itself (parallel tempering); chains from noise are what "
-        "plain sampling gives."
+        "Equilibrium samples are draws of the model itself; chains from noise are what plain sampling gives."
     )
     return Section("Samples", text, rows, drawings)
 
