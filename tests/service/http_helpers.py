@@ -102,10 +102,11 @@ def is_problem(response: Any, status: int, *words: str) -> bool:
 class ServerProcess:
     """`service.server.serve` in a process of its own, on a free port of the loopback."""
 
-    def __init__(self, checkpoints: Path, **environment: str) -> None:
+    def __init__(self, checkpoints: Path, before: str = "", **environment: str) -> None:
+        """`before` is code that runs in the process first: it plants defects."""
         env = os.environ | {"RBM_CHECKPOINTS": str(checkpoints), "RBM_PORT": "0", "RBM_THREADS": "1"} | environment
         root = Path(__file__).resolve().parents[2]
-        command = [sys.executable, "-c", "import sys; from service.server import serve; sys.exit(serve())"]
+        command = [sys.executable, "-c", f"{before}\nimport sys; from service.server import serve; sys.exit(serve())"]
         self.log = checkpoints.parent / f"server-{time.monotonic_ns()}.log"
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(command, cwd=root, env=env, stderr=stderr)
@@ -128,6 +129,11 @@ class ServerProcess:
 
     def get(self, path: str) -> bytes:
         return self.request(f"GET {path} HTTP/1.1\n")
+
+    def memory_mb(self, field: str = "VmRSS") -> float:
+        """Resident memory now, or its peak (VmHWM)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(rf"{field}:\s+(\d+) kB", status)[0]) / 1024
 
     def wait_ready(self) -> None:
         wait_until(lambda: b" 200 " in self.get("/readyz")[:20], 120.0)

@@ -166,8 +166,8 @@ class Client(threading.Thread):
 
 def test_sigterm_finishes_what_was_accepted_and_exits_0(store: Path) -> None:
     with serving(store) as server:
-        requests = [Client(server, f"/sample?steps=10000&n=2&seed={number}") for number in range(12)]
-        streams = [Client(server, "/sample?steps=10000&n=2&every=500&format=sse") for _ in range(12)]
+        requests = [Client(server, f"/sample?steps=10000&n=2&seed={number}") for number in range(25)]
+        streams = [Client(server, "/sample?steps=10000&n=2&every=500&format=sse") for _ in range(25)]
         # All are under way when the engine has said so.
         wait_until(lambda: b"\nrbm_running_chains 0.0" not in server.get("/metrics"))
         time.sleep(0.3)
@@ -180,7 +180,7 @@ def test_sigterm_finishes_what_was_accepted_and_exits_0(store: Path) -> None:
         for client in (*requests, *streams):
             client.join()
         assert server.process.wait(timeout=30) == 0
-    assert [parts(client.answer)[0] for client in requests] == [200] * 12
+    assert [parts(client.answer)[0] for client in requests] == [200] * 25
     for client in streams:
         assert b"event: done" in client.answer, client.answer[-300:]
     with pytest.raises(ConnectionRefusedError):
