@@ -40,8 +40,11 @@ class Engine(Protocol):
         """Puts a model into the form that this engine works on; immutable, safe to share by threads."""
 
     def advance(self, prepared: Any, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
-        """Gibbs sampling. Returns the visible states, uint8 [chains, visible], and `visible_probs` given the last hidden
-        states, float32 [chains, visible]: the states themselves for clamped pixels, and where a chain had no step."""
+        """Gibbs sampling.
+
+        Returns the visible states, uint8 [chains, visible], and `visible_probs` given the last hidden states, float32
+        [chains, visible]: the states themselves for clamped pixels, and where a chain had no step to do.
+        """
 
     def advance_mean_field(self, prepared: Any, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """The article's deterministic map: probabilities in place of states; both results are the same array."""

@@ -102,10 +102,10 @@ def run_job(job: ChainJob) -> list[Frame]:
     frames = [frame]
     stride = job.every or max(job.num_steps, 1)
     sampler = job.model.sampler if job.mode == "equilibrium" else None
-    replicas = sampler and sampler.start(job.seeds)
+    replicas = None if sampler is None else sampler.start(job.seeds)
     for first in range(0, job.num_steps, stride):
         last = min(first + stride, job.num_steps)
-        if sampler is not None:
+        if sampler is not None and replicas is not None:
             replicas = sampler.advance(replicas, job.seeds, last - first)
             frame = Frame(last, replicas.states[-1], replicas.visible_probs)
             frames.append(frame)

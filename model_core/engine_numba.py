@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -55,12 +56,12 @@ def prepare(params: RBMParams) -> Prepared:
     largest = float(np.abs(weights).max())
     narrow = largest <= _NARROW_LIMIT
     if narrow:
-        unit = largest / NARROW_MAX
+        coarse = largest / NARROW_MAX
     else:
         # A sum over all units must fit into 32 bits.
         absolute = np.abs(weights.astype(np.float64))
-        unit = max(absolute.sum(axis=0).max(), absolute.sum(axis=1).max()) / 2.0**30
-    unit = np.float32(unit if unit > 0 else 1.0)
+        coarse = float(max(absolute.sum(axis=0).max(), absolute.sum(axis=1).max())) / 2.0**30
+    unit = np.float32(coarse if coarse > 0 else 1.0)
     dtype = np.int16 if narrow else np.int32
     to_hidden = _aligned((_num_tiles(params.num_hidden), params.num_visible + 1, TILE), dtype)
     to_visible = _aligned((_num_tiles(params.num_visible), params.num_hidden + 1, TILE), dtype)
@@ -188,7 +189,7 @@ class NumbaEngine:
           awake, asleep: uint8 0 or 1, [rows, visible]; each phase is averaged over its own rows.
         """
         visible = np.concatenate([awake, asleep])
-        shares = np.repeat(np.float32([1 / len(awake), -1 / len(asleep)]), [len(awake), len(asleep)])
+        shares = np.repeat(np.array([1 / len(awake), -1 / len(asleep)], np.float32), [len(awake), len(asleep)])
         num_visible, num_hidden = prepared.params.weights.shape
         probs = np.empty((len(visible), num_hidden), np.float32)
         tiles = np.empty((len(prepared.to_hidden.tiles), len(visible), TILE), np.float32)
@@ -216,7 +217,7 @@ class NumbaEngine:
             work(slice(0, num_chains))
             return
         bounds = [num_chains * part // num_parts for part in range(num_parts + 1)]
-        parts = [slice(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+        parts = [slice(first, last) for first, last in pairwise(bounds)]
         others = [self._pool.submit(work, part) for part in parts[1:]]
         work(parts[0])
         for other in others:

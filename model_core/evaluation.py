@@ -113,8 +113,8 @@ def measure_log_z(
     """Estimates log Z forwards, backwards and by tempering, and exactly where that is possible.
 
     The temperatures follow a pilot run (`thermodynamic_length`). The reverse direction starts from `samples`, or else
-    from those of parallel tempering. Cost: about 2 * num_chains * num_betas + 200,000 * rungs chain-steps; a minute for the
-    defaults at 784x500 on two cores.
+    from those of parallel tempering. Cost: about 2 * num_chains * num_betas + 200,000 * rungs chain-steps;
+    half a minute for the defaults at 784x500 on two cores.
 
     Args:
       params: the model.

@@ -40,7 +40,7 @@ def chain_seeds(seed: int, num_chains: int, first_chain: int = 0) -> np.ndarray:
     index = np.arange(first_chain, first_chain + num_chains, dtype=np.uint64)
     with np.errstate(over="ignore"):
         # Mixed twice, so that neighbouring seeds and neighbouring chains share no arithmetic progression.
-        return mix(mix(np.uint64(seed % 2**64)) + (index + np.uint64(1)) * np.uint64(GAMMA))
+        return mix(mix(np.array(seed % 2**64, np.uint64)) + (index + np.uint64(1)) * np.uint64(GAMMA))
 
 
 def layer_keys(seeds: np.ndarray, step: int, layer: int) -> np.ndarray:

@@ -91,7 +91,8 @@ def energy(params: RBMParams, visible: Array, hidden: Array) -> Array:
     """E(v, h) in nats, float64 [rows]."""
     visible, hidden = np.asarray(visible, np.float64), np.asarray(hidden, np.float64)
     interaction = np.einsum("rv,rv->r", visible, hidden @ params.weights.astype(np.float64).T)
-    return -visible @ params.visible_bias.astype(np.float64) - hidden @ params.hidden_bias.astype(np.float64) - interaction
+    biases = visible @ params.visible_bias.astype(np.float64) + hidden @ params.hidden_bias.astype(np.float64)
+    return -biases - interaction
 
 
 def free_energy(params: RBMParams, visible: Array) -> Array:

@@ -36,7 +36,8 @@ class Rank(NamedTuple):
 
 def kind_of(job: ChainJob) -> Kind:
     # A round of equilibrium sampling visits every rung: as if the model had so many more hidden units.
-    factor = job.model.sampler.steps_a_round if job.mode == "equilibrium" else 1
+    sampler = job.model.sampler if job.mode == "equilibrium" else None
+    factor = 1 if sampler is None else sampler.steps_a_round
     return Kind(job.model.num_visible, factor * job.model.num_hidden, job.mode)
 
 

@@ -252,6 +252,7 @@ def _advance_ladders(turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
     for part, num_rounds in turns:
         job, seeds = part.run.job, part.run.job.seeds[part.rows]
         sampler = job.model.sampler
+        assert sampler is not None  # the route refuses a model without one
         replicas = part.replicas or sampler.start(seeds)
         results.append(sampler.advance(replicas, seeds, num_rounds))
     for turn, replicas in zip(turns, results, strict=True):

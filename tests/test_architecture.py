@@ -39,7 +39,7 @@ MODEL_CORE: dict[str, set[str]] = {
     "presets": {"data"},
     "gradients": {"presets"},
     "ladder": {"chains", "engine_numba", "likelihood"},
-    "training": {"chains", "data", "gradients", "ladder", "presets"},
+    "training": {"chains", "data", "engine_numba", "gradients", "ladder", "presets"},
     # On disk and on paper.
     "manifest": set(),
     "model_files": {"manifest"},

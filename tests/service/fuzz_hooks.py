@@ -11,7 +11,7 @@ from schemathesis import HookContext
 
 from tests.service.http_helpers import image_bytes, npy_bytes
 
-_ARRAYS = [np.zeros((1, 784), np.uint8), np.ones((3, 28, 28), np.float32), np.full((2, 784), 0.5)]
+_ARRAYS: list[np.ndarray] = [np.zeros((1, 784), np.uint8), np.ones((3, 28, 28), np.float32), np.full((2, 784), 0.5)]
 for kind in ("png", "jpeg", "webp", "gif", "bmp"):
     schemathesis.openapi.media_type(f"image/{kind}", st.just(image_bytes(kind.upper())))
 schemathesis.openapi.media_type("application/x-npy", st.sampled_from([npy_bytes(array) for array in _ARRAYS]))

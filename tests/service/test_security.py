@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("headers", [{"X-API-Key": KEY}, {"Authorization": f"Bearer {KEY}"}, {"X-API-Key": "clé"}])
 def test_a_right_key_opens(store: Path, headers: dict[str, str]) -> None:
     with running_app(settings_for(store, api_keys=f"other, {KEY} ,clé")) as client:
-        encoded = {name: value.encode() for name, value in headers.items()}
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
         assert client.get("/models", headers=encoded).status_code == 200
 
 
