@@ -24,19 +24,22 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.door import Door
 from service.errors import CONTENT_TYPE, Problem, problem_body
 from service.middleware import SECURITY_HEADERS
 from service.settings import Settings
 
+_INSIDE = ("body", "work")  # phases of a request that is under way
 
-def make_protocol(settings: Settings) -> type[H11Protocol]:
-    """A protocol class with the limits of `settings`; uvicorn makes one instance a connection."""
+
+def make_protocol(settings: Settings, door: Door) -> type[H11Protocol]:
+    """A protocol class with the limits of `settings`; uvicorn makes one instance a connection. They share a door."""
     silent: dict[LimitedProtocol, None] = {}  # in phase head or idle, oldest first
 
     class Protocol(LimitedProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.limits, self.silent = settings, silent
+            self.limits, self.silent, self.door = settings, silent, door
 
     return Protocol
 
@@ -46,6 +49,7 @@ class LimitedProtocol(H11Protocol):
 
     limits: Settings
     silent: dict[LimitedProtocol, None]
+    door: Door
     _phase = ""
     _clock: asyncio.TimerHandle | None = None
     _write_clock: asyncio.TimerHandle | None = None
@@ -61,6 +65,15 @@ class LimitedProtocol(H11Protocol):
             next(iter(self.silent))._close()
 
     def data_received(self, data: bytes) -> None:
+        between = self._phase == "idle" or (self._phase == "head" and not self._received)
+        if between and (refusal := self.door.refusal(data)) is not None:
+            self._enter("idle")
+            self.transport.write(refusal)
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            return
         if self._phase == "idle":
             self._enter("head")
         self._received += len(data)
@@ -101,6 +114,7 @@ class LimitedProtocol(H11Protocol):
     def _enter(self, phase: str) -> None:
         if phase == self._phase:
             return
+        self.door.num_inside += (phase in _INSIDE) - (self._phase in _INSIDE)
         self._phase, self._phase_began, self._received = phase, time.monotonic(), 0
         if self._clock is not None:
             self._clock.cancel()

@@ -100,9 +100,7 @@ def table_answers(what: str) -> Responses:
 
 
 def filter_answers() -> Responses:
-    document = _object(
-        **_MODEL_FIELDS, units={"type": "array", "items": {"type": "integer"}}, images=_TEXTS
-    )
+    document = _object(**_MODEL_FIELDS, units={"type": "array", "items": {"type": "integer"}}, images=_TEXTS)
     answer = {"description": "The filters.", "content": _content(FILTER_FORMATS, document)}
     unchanged: Responses = {304: {"description": "You have these bytes already (If-None-Match)."}}
     return {200: answer, **unchanged, **_problems(*_COMPUTING)}

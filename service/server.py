@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.connections import make_protocol
+from service.door import Door
 from service.logs import set_up_logs
 from service.settings import Settings
 
@@ -40,9 +41,15 @@ def serve(settings: Settings | None = None) -> int:
         return 1
     _allow_many_sockets()
     app = create_app(settings)
+    metrics = app.state.metrics
+
+    def refused() -> None:
+        metrics.requests.labels("/sample", "429").inc()
+        metrics.rejected.labels("queue_full").inc()
+
     config = uvicorn.Config(
         app,
-        http=make_protocol(settings),
+        http=make_protocol(settings, Door(settings.max_requests, refused)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -68,10 +75,14 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         hint = "Is another server running? Choose another port: --port or RBM_PORT (0 takes a free one)."
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}. {hint}") from error
+    # Connections inherit it. asyncio sets it only on sockets that name their protocol, which these do not; without it
+    # a body waits up to 40 ms for the client's acknowledgement of the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _allow_many_sockets() -> None:

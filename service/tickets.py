@@ -21,9 +21,7 @@ class Ticket:
     finds one callback and the newest frames, not a thousand callbacks.
     """
 
-    def __init__(
-        self, job: ChainJob, *, num_held: int | None, submitted_at: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, job: ChainJob, *, num_held: int | None, submitted_at: float, clock: Callable[[], float]) -> None:
         self.job = job
         self.num_held = num_held  # frames that may wait for the reader; None: all of them
         self.compute_seconds = 0.0  # this job's share of the engine's time so far
