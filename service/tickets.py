@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from service.admission import bytes_of_frame
 from service.jobs import ChainJob, Frame
 
-HELD_FRAMES = 4  # what a slow reader of a stream may have waiting; older ones give way to newer ones
+HELD_FRAMES = 32  # what a slow reader of a stream may have waiting, a default stream whole; older ones give way
 
 
 class Ticket:
