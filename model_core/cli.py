@@ -101,3 +101,7 @@ def main() -> NoReturn:
         say(f"rbm: {message}")
         sys.exit(1)
     sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
