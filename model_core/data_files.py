@@ -51,11 +51,12 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Expected an .npz or .npy file.")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
+        with path.open("rb") as file:  # np.load leaves a damaged file open that it has opened itself
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"x": loaded}
+            with loaded:
+                return {key: loaded[key] for key in loaded.files}
     except _READ_ERRORS as error:
         raise DataError(
             f"{path}: expected arrays of numbers as numpy.save or numpy.savez write them ({error}). "

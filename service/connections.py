@@ -29,7 +29,7 @@ from service.errors import CONTENT_TYPE, Problem, problem_body
 from service.middleware import SECURITY_HEADERS
 from service.settings import Settings
 
-_INSIDE = ("body", "work")  # phases of a request that is under way
+_INSIDE = ("work",)  # the phase of a request that is under way; a body may dawdle, and shall keep nobody out
 
 
 def make_protocol(settings: Settings, door: Door) -> type[H11Protocol]:

@@ -236,7 +236,7 @@ def test_the_installed_command_comes_from_the_wheel(installed: Path, image_envir
         assert subprocess.run(command, cwd=folder, env=image_environment, capture_output=True, check=True).stdout
     code = "import model_core; print(model_core.__file__)"
     python = [str(installed / "bin" / "python"), "-c", code]
-    done = subprocess.run(python, cwd=folder, capture_output=True, check=True)
+    done = subprocess.run(python, cwd=folder, env=image_environment, capture_output=True, check=True)
     assert Path(done.stdout.decode().strip()).is_relative_to(installed)
 
 

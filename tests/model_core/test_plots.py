@@ -28,13 +28,18 @@ def shown_arrays(figure: plots.Figure) -> list[np.ndarray]:
     return [np.asarray(image.get_array()) for axes in figure.axes for image in axes.get_images()]
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
 def test_images_share_one_scale_from_black_to_white(tmp_path: Path) -> None:
     images = np.linspace(0.2, 0.7, 11 * 12).reshape(11, *SHAPE)
     figure = plots.draw_images(images)
     np.testing.assert_array_equal(shown_arrays(figure), images)
     assert {image.get_clim() for axes in figure.axes for image in axes.get_images()} == {(0.0, 1.0)}
     path = plots.save_figure(figure, tmp_path / "new folder" / "images.png")
-    assert Image.open(path).size > (100, 100)
+    assert picture_size(path) > (100, 100)
 
 
 def test_filters_are_columns_of_the_weights_strongest_first(params: RBMParams) -> None:
@@ -93,7 +98,7 @@ def test_the_report_is_one_page(params: RBMParams, history: list[dict[str, float
     figure = plots.draw_report(
         params, SHAPE, history=history, inputs=pictures, dreams=pictures, samples=pictures, title="toy", curves=["gap"]
     )
-    assert Image.open(plots.save_figure(figure, tmp_path / "report.png")).size[1] > 1000
+    assert picture_size(plots.save_figure(figure, tmp_path / "report.png"))[1] > 1000
 
 
 def test_drawing_opens_no_window_and_keeps_no_state() -> None:

@@ -79,7 +79,7 @@ def test_noise_behind_a_right_beginning_is_refused(magic: bytes) -> None:
 def test_files_that_others_collected() -> None:
     folder = os.environ.get("RBM_IMAGE_CORPUS")
     if not folder:
-        pytest.skip("set RBM_IMAGE_CORPUS to a folder of image files")
+        pytest.skip("needs a corpus: set RBM_IMAGE_CORPUS to a folder of image files")
     paths = [path for path in Path(folder).rglob("*") if path.is_file() and path.stat().st_size <= MAX_BYTES]
     counts = Counter(outcome(path.read_bytes()) for path in paths)
     print(f"{len(paths)} files: {dict(counts)}")

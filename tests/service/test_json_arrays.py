@@ -76,7 +76,8 @@ def test_a_large_body_goes_through_the_service(client: TestClient) -> None:
     answer = client.post("/features", json={"images": images.tolist()})
     assert answer.status_code == 200 and answer.json()["shape"] == [500, 12]
     few = client.post("/features", json={"images": images[:3].tolist()})
-    np.testing.assert_array_equal(answer.json()["features"][:3], few.json()["features"])
+    # Not to the bit: a matrix product may round otherwise in a larger batch.
+    np.testing.assert_allclose(answer.json()["features"][:3], few.json()["features"], rtol=1e-4, atol=1e-6)
     assert client.post("/features", content=b'{"images": [' + b"[1]," * 100_000, headers=JSON).status_code == 422
 
 
