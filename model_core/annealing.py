@@ -42,6 +42,9 @@ class Annealer(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `ReferenceAnnealer.anneal`."""
 
+    def weigh(self, prepared: Any, base_visible_bias: np.ndarray, betas: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        """The log-weights of `anneal` for chains that stay where they are, float64 [chains]."""
+
 
 class ReferenceAnnealer:
     """The sweep in plain NumPy and float64: what the fast kernels are tested against."""
@@ -85,6 +88,13 @@ class ReferenceAnnealer:
             logits = (1 - next_beta) * base + next_beta * (visible_bias + hidden @ weights.T)
             visible = (uniforms(seeds, step, VISIBLE_LAYER, len(base)) < sigmoid(logits)).astype(np.uint8)
         return log_weights, visible
+
+    def weigh(
+        self, prepared: RBMParams, base_visible_bias: np.ndarray, betas: np.ndarray, visible: np.ndarray
+    ) -> np.ndarray:
+        """log p*[last beta](v) - log p*[first beta](v), nats: what lies between them cancels."""
+        first, last = (log_p_star(prepared, base_visible_bias, beta, visible) for beta in (betas[0], betas[-1]))
+        return last - first
 
 
 def numba_annealer() -> Annealer:

@@ -22,7 +22,6 @@ from model_core.rbm import RBMParams
 SIZES = (1, 2, 8, 64, 256, 1024)
 BOUNDS = ("NumPy products", "TensorFlow products")
 NUMBA, TENSORFLOW = "numba", "tensorflow"
-PEERS = ("PyTorch", "scikit-learn")
 _BURN_IN = 300  # steps from noise: how many units flip in a step decides our speed, so it must be the model's own
 _AIS_CHAINS, _AIS_BETAS = 100, 15_000
 _LATENCY_STEPS = 500

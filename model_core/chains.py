@@ -31,6 +31,19 @@ class Chains(NamedTuple):
     clamp: np.ndarray | None  # bool [chains, visible], True: this pixel never changes
 
 
+def plain_chains(visible: np.ndarray, seeds: np.ndarray, first_step: int, num_steps: int) -> Chains:
+    """Chains that all take the same steps, at temperature 1 and with no pixel kept; nothing is checked."""
+    num_chains = len(visible)
+    return Chains(
+        visible=np.ascontiguousarray(visible),
+        seeds=seeds,
+        num_steps=np.full(num_chains, num_steps, np.int64),
+        first_step=np.full(num_chains, first_step, np.int64),
+        temperature=np.ones(num_chains, np.float32),
+        clamp=None,
+    )
+
+
 class Engine(Protocol):
     """Something that advances chains. `prepare` is slow and done once a model; `advance` is the work."""
 

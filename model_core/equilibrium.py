@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
-from model_core.chains import Chains
+from model_core.chains import plain_chains
 from model_core.engine_numba import NumbaEngine
 from model_core.randomness import VISIBLE_LAYER, chain_seeds, mix, uniforms
 from model_core.rbm import RBMParams, checked_params
@@ -80,11 +80,11 @@ def fill_reservoir(
     engine = engine or NumbaEngine()
     prepared, visible = engine.prepare(params), chains.astype(np.uint8)
     seeds = chain_seeds(seed ^ _RESERVOIR_SEED, len(chains))
-    visible, _ = engine.advance(prepared, _plain_chains(visible, seeds, 0, burn_in))
+    visible, _ = engine.advance(prepared, plain_chains(visible, seeds, 0, burn_in))
     members = []
     for number in range(-(-num_members // len(chains))):
         first_step = burn_in + number * steps_apart
-        visible, _ = engine.advance(prepared, _plain_chains(visible, seeds, first_step, steps_apart))
+        visible, _ = engine.advance(prepared, plain_chains(visible, seeds, first_step, steps_apart))
         members.append(visible)
     return np.concatenate(members)[:num_members]
 
@@ -184,7 +184,7 @@ class EquilibriumSampler:
         probs, first = replicas.visible_probs, replicas.num_rounds + 1
         top = len(self._rungs) - 1
         if top == 0:  # the reservoir is the model's own
-            chains = _plain_chains(states[0], seeds, first * STEPS_A_ROUND, num_rounds * STEPS_A_ROUND)
+            chains = plain_chains(states[0], seeds, first * STEPS_A_ROUND, num_rounds * STEPS_A_ROUND)
             visible, probs = self.engine.advance(self._rungs[0], chains)
             return Replicas(visible[None], probs, first + num_rounds - 1)
         for number in range(first, first + num_rounds):
@@ -196,7 +196,7 @@ class EquilibriumSampler:
 
     def _move(self, rung: int, visible: np.ndarray, seeds: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Gibbs steps on a rung, with noise of its own: replicas that share noise would grow alike."""
-        chains = _plain_chains(visible, _salted(seeds, _RUNG_SALT + rung), number * STEPS_A_ROUND, STEPS_A_ROUND)
+        chains = plain_chains(visible, _salted(seeds, _RUNG_SALT + rung), number * STEPS_A_ROUND, STEPS_A_ROUND)
         return self.engine.advance(self._rungs[rung], chains)
 
     def _exchange_neighbours(self, states: np.ndarray, seeds: np.ndarray, number: int) -> None:
@@ -217,9 +217,3 @@ class EquilibriumSampler:
 def _salted(seeds: np.ndarray, salt: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         return mix(seeds + np.uint64(salt))
-
-
-def _plain_chains(visible: np.ndarray, seeds: np.ndarray, first_step: int, num_steps: int) -> Chains:
-    num_chains = len(visible)
-    steps, first = np.full(num_chains, num_steps, np.int64), np.full(num_chains, first_step, np.int64)
-    return Chains(np.ascontiguousarray(visible), seeds, steps, first, np.ones(num_chains, np.float32), None)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model_core.chains import Chains
+from model_core.chains import plain_chains
 from model_core.engine_numba import NumbaEngine, Prepared
 from model_core.likelihood import bennett_log_ratio
 from model_core.randomness import VISIBLE_LAYER, chain_seeds, uniforms
@@ -198,9 +198,7 @@ def move(
     engine: NumbaEngine, prepared: Any, visible: np.ndarray, seeds: np.ndarray, first_step: int, num_steps: int
 ) -> np.ndarray:
     """Gibbs steps of plain chains: uint8 in, uint8 out, [chains, visible]."""
-    num_chains = len(visible)
-    steps, first = np.full(num_chains, num_steps, np.int64), np.full(num_chains, first_step, np.int64)
-    return engine.advance(prepared, Chains(visible, seeds, steps, first, np.ones(num_chains, np.float32), None))[0]
+    return engine.advance(prepared, plain_chains(visible, seeds, first_step, num_steps))[0]
 
 
 def _half_way(one: RBMParams, other: RBMParams) -> RBMParams:

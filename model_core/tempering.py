@@ -135,10 +135,9 @@ class _Ladders:
         self._step += _STEPS_A_ROUND
         draws = uniforms(self._swap_seeds, self._round, VISIBLE_LAYER, len(self.betas))
         for lower in range(self._round % 2, len(self.betas) - 1, 2):
-            # The sweep weighs a state before it moves it: here only the weight is wanted.
             pair = self.betas[lower : lower + 2]
-            up = self._anneal(pair, self.states[lower], self._seeds[lower])[0]
-            down = self._anneal(pair[::-1], self.states[lower + 1], self._seeds[lower + 1])[0]
+            up = self._engine.weigh(self._prepared, self._base, pair, self.states[lower])
+            down = self._engine.weigh(self._prepared, self._base, pair[::-1], self.states[lower + 1])
             swapped = np.log(draws[:, lower]) < up + down
             self.states[lower : lower + 2, swapped] = self.states[lower : lower + 2, swapped][::-1]
             if keep:

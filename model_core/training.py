@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 import numpy as np
 import tensorflow as tf
 
-from model_core.chains import Chains, Engine, get_engine
+from model_core.chains import Engine, get_engine, plain_chains
 from model_core.data_binary import Batches, pixel_probs
 from model_core.engine_numba import NumbaEngine
 from model_core.gradients import apply_rule, centred, loss_of_moments, phase_moments, statistic
@@ -133,15 +133,7 @@ class Trainer:
         config = self.config
         start = awake if config.sampler == "cd" else self.state.chains.numpy()
         mean_field = config.chain_mode == "mean_field"
-        num_chains = len(start)
-        chains = Chains(
-            visible=start,
-            seeds=self.seeds[:num_chains],
-            num_steps=np.full(num_chains, config.chain_steps, np.int64),
-            first_step=np.full(num_chains, update * config.chain_steps, np.int64),
-            temperature=np.ones(num_chains, np.float32),
-            clamp=None,
-        )
+        chains = plain_chains(start, self.seeds[: len(start)], update * config.chain_steps, config.chain_steps)
         advance = self.engine.advance_mean_field if mean_field else self.engine.advance
         states, probs = advance(prepared, chains)
         if mean_field:

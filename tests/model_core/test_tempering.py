@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from model_core import tempering
-from model_core.annealing import ReferenceAnnealer
-from model_core.exact import log_partition, state_codes, visible_distribution
+from model_core.annealing import ReferenceAnnealer, numba_annealer
+from model_core.exact import all_states, log_partition, state_codes, visible_distribution
+from model_core.randomness import chain_seeds
 from model_core.rbm import RBMParams, checked_params
 
 BASE = np.array([0.3, -0.5, 0.0, 1.0], np.float32)
@@ -76,3 +77,12 @@ def test_more_samples_than_ladders(machine: RBMParams) -> None:
 def test_too_few_ladders_are_named(machine: RBMParams) -> None:
     with pytest.raises(ValueError, match="4 ladders"):
         tempered(machine, num_chains=3)
+
+
+def test_weighing_is_annealing_without_the_move(machine: RBMParams) -> None:
+    visible, base, betas = all_states(4), np.array([0.5, -1.0, 0.2, 0.0], np.float32), np.array([0.3, 0.7])
+    seeds = chain_seeds(3, len(visible))
+    for engine in (ReferenceAnnealer(), numba_annealer()):
+        prepared = engine.prepare(machine)
+        expected = engine.anneal(prepared, base, betas, visible, seeds)[0]
+        np.testing.assert_allclose(engine.weigh(prepared, base, betas, visible), expected, atol=1e-5)
