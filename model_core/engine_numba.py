@@ -13,7 +13,6 @@ holds that); `rounded_params` returns the model that is sampled. The compiled ke
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_core import kernels, kernels_moments
+from model_core import kernels
 from model_core.chains import Chains
-from model_core.kernels_rows import NARROW_MAX, TILE, Rows, round_weights
+from model_core.engine_numba_moments import PhaseMoments, phase_moments
+from model_core.kernels_rounding import round_weights
+from model_core.kernels_rows import NARROW_MAX, Rows, empty_tiles, padded
 from model_core.rbm import RBMParams, checked_params
 
 _NARROW_LIMIT = 8.0  # largest |weight| for which 16 bits round finely enough (to 0.001)
-_PADDING_LOGIT = np.float32(-1e30)  # the bias of a padding unit: it never turns on
+_PADDING_LOGIT = -1e30  # the bias of a padding unit: it never turns on
 
 
 class Prepared(NamedTuple):
@@ -41,19 +42,10 @@ class Prepared(NamedTuple):
     params: RBMParams
 
 
-class PhaseMoments(NamedTuple):
-    """Averages under the data less averages under the model: the gradient of the mean log-likelihood."""
-
-    pairs: np.ndarray  # float32 [visible, hidden]
-    visible: np.ndarray  # float32 [visible]
-    hidden: np.ndarray  # float32 [hidden]
-    awake_probs: np.ndarray  # float32 [awake rows, hidden], p(h=1 given v)
-
-
 def prepare(params: RBMParams) -> Prepared:
     """Rounds the weights to multiples of `unit`: 16-bit ones, or 32-bit ones where a weight is above 8."""
     weights = params.weights
-    largest = float(np.abs(weights).max())
+    largest = float(max(-weights.min(), weights.max()))
     narrow = largest <= _NARROW_LIMIT
     if narrow:
         coarse = largest / NARROW_MAX
@@ -63,12 +55,12 @@ def prepare(params: RBMParams) -> Prepared:
         coarse = float(max(absolute.sum(axis=0).max(), absolute.sum(axis=1).max())) / 2.0**30
     unit = np.float32(coarse if coarse > 0 else 1.0)
     dtype = np.int16 if narrow else np.int32
-    to_hidden = _aligned((_num_tiles(params.num_hidden), params.num_visible + 1, TILE), dtype)
-    to_visible = _aligned((_num_tiles(params.num_visible), params.num_hidden + 1, TILE), dtype)
+    to_hidden = empty_tiles(params.num_hidden, params.num_visible, dtype)
+    to_visible = empty_tiles(params.num_visible, params.num_hidden, dtype)
     round_weights(weights, unit, to_hidden, to_visible)
     return Prepared(
-        Rows(to_hidden, _padded_bias(params.hidden_bias), params.num_hidden),
-        Rows(to_visible, _padded_bias(params.visible_bias), params.num_visible),
+        Rows(to_hidden, padded(params.hidden_bias, _PADDING_LOGIT), params.num_hidden),
+        Rows(to_visible, padded(params.visible_bias, _PADDING_LOGIT), params.num_visible),
         unit,
         params,
     )
@@ -150,7 +142,7 @@ class NumbaEngine:
         """
         visible = np.array(visible, np.uint8, order="C")
         log_weights = np.zeros(len(visible))
-        base = _padded_bias(np.asarray(base_visible_bias, np.float32))
+        base = padded(np.asarray(base_visible_bias, np.float32), _PADDING_LOGIT)
         betas = np.ascontiguousarray(betas, np.float64)
         seeds = np.ascontiguousarray(seeds, np.uint64)
 
@@ -182,31 +174,23 @@ class NumbaEngine:
         self._share(work, len(visible))
         return energies
 
-    def phase_moments(self, prepared: Prepared, awake: np.ndarray, asleep: np.ndarray) -> PhaseMoments:
+    def phase_moments(
+        self,
+        prepared: Prepared,
+        awake: np.ndarray,
+        asleep: np.ndarray,
+        visible_offset: np.ndarray | None = None,
+        hidden_offset: np.ndarray | None = None,
+    ) -> PhaseMoments:
         """<v h'>, <v> and <h> of the awake states less those of the asleep ones, h at its conditional mean.
 
         Args:
           awake, asleep: uint8 0 or 1, [rows, visible]; each phase is averaged over its own rows.
+          visible_offset, hidden_offset: mu [visible] and lambda [hidden], float32: the gradient in coordinates centred
+            there, as `gradients.centred` has it; None for 0, the plain gradient.
         """
-        visible = np.concatenate([awake, asleep])
-        shares = np.repeat(np.array([1 / len(awake), -1 / len(asleep)], np.float32), [len(awake), len(asleep)])
-        num_visible, num_hidden = prepared.params.weights.shape
-        probs = np.empty((len(visible), num_hidden), np.float32)
-        tiles = np.empty((len(prepared.to_hidden.tiles), len(visible), TILE), np.float32)
-
-        def hidden(part: slice) -> None:
-            rows = part.start, part.stop
-            kernels_moments.hidden_rows(visible, *rows, shares, probs, tiles, prepared.to_hidden, prepared.unit)
-
-        self._share(hidden, len(visible))
-        first, rows = kernels_moments.list_rows_by_pixel(visible)
-        pairs = np.empty((num_visible, num_hidden), np.float32)
-
-        def pixels(part: slice) -> None:
-            kernels_moments.pair_moments(pairs[part], part.start, first, rows, tiles)
-
-        self._share(pixels, num_visible)
-        return PhaseMoments(pairs, shares @ visible, shares @ probs, probs[: len(awake)])
+        offsets = visible_offset, hidden_offset
+        return phase_moments(prepared.to_hidden, prepared.unit, awake, asleep, offsets, self._share)
 
     def _share(self, work: Callable[[slice], None], num_chains: int) -> None:
         """Runs `work` on about equal parts of the chains, one part a thread."""
@@ -226,21 +210,3 @@ class NumbaEngine:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.num_threads - 1, thread_name_prefix="chains")
-
-
-def _num_tiles(width: int) -> int:
-    return -(-width // TILE)
-
-
-def _padded_bias(bias: np.ndarray) -> np.ndarray:
-    padded = np.full(TILE * _num_tiles(len(bias)), _PADDING_LOGIT, np.float32)
-    padded[: len(bias)] = bias
-    return padded
-
-
-def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Zeros that start on a cache line, so that no load of a row straddles two."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64, np.uint8)
-    offset = -raw.ctypes.data % 64
-    return raw[offset : offset + size].view(dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""The gradient of a training: the first-order loss, the centred gradient, and the rules that descend along it.
+"""The gradient of a training: the first-order loss, the centred gradient, and the rules that step along it.
 
 The gradient of the mean log-likelihood is a difference of two averages (Ackley, Hinton and Sejnowski 1985; the
 article calls the phases awake and asleep):
@@ -36,16 +36,15 @@ def phase_moments(awake_visible: Any, awake_hidden: Any, asleep_visible: Any, as
     return [tf.matmul(visible, hidden, transpose_a=True), visible_change, tf.reduce_sum(hidden, axis=0)]
 
 
-def loss_of_moments(params: list[Any], moments: list[Any]) -> Any:
-    """Mean energy of the awake states less that of the asleep ones, nats: E(v, h) is linear in the parameters."""
-    return -sum(tf.reduce_sum(param * moment) for param, moment in zip(params, moments, strict=True))
-
-
 def first_order_loss(
     params: list[Any], awake_visible: Any, awake_hidden: Any, asleep_visible: Any, asleep_hidden: Any
 ) -> Any:
-    """`loss_of_moments` of states: minus its gradient is the gradient of the mean log-likelihood."""
-    return loss_of_moments(params, phase_moments(awake_visible, awake_hidden, asleep_visible, asleep_hidden))
+    """Mean energy of the awake states less that of the asleep ones, nats: E(v, h) is linear in the parameters.
+
+    Minus its gradient is the gradient of the mean log-likelihood.
+    """
+    moments = phase_moments(awake_visible, awake_hidden, asleep_visible, asleep_hidden)
+    return -sum(tf.reduce_sum(param * moment) for param, moment in zip(params, moments, strict=True))
 
 
 def centred(gradient: list[Any], visible_offset: Any, hidden_offset: Any) -> list[Any]:
@@ -69,21 +68,25 @@ def make_slots(rule: Rule, variable: Any) -> list[Any]:
     return [tf.Variable(tf.zeros_like(variable)) for _ in range(count)]
 
 
-def apply_rule(
-    rule: Rule, variable: Any, slots: list[Any], gradient: Any, rate: Any, step: Any, momentum: float
-) -> None:
-    """One descent step of `variable`, in place: SGD, momentum (Polyak 1964), or Adam (Kingma and Ba 2015)."""
+def ascend(rule: Rule, variable: Any, slots: list[Any], gradient: Any, rate: float, step: int, momentum: float) -> None:
+    """One step of `variable` up the gradient, in place: SGD, momentum (Polyak 1964), or Adam (Kingma and Ba 2015).
+
+    These are the operations that Keras's optimizers are made of: one pass over the memory, on any device. They descend,
+    so the rate is handed over with the other sign. `step` counts from 1.
+    """
     if rule == "sgd":
-        variable.assign_sub(rate * gradient)
+        tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=-rate, delta=gradient)
     elif rule == "momentum":
-        slots[0].assign(momentum * slots[0] - rate * gradient)
-        variable.assign_add(slots[0])
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle, accum=slots[0].handle, lr=-rate, grad=gradient, momentum=momentum
+        )
     else:
-        first, second = slots
-        first.assign(0.9 * first + 0.1 * gradient)
-        second.assign(0.999 * second + 0.001 * tf.square(gradient))
-        correction = tf.sqrt(1.0 - tf.pow(0.999, step)) / (1.0 - tf.pow(0.9, step))
-        variable.assign_sub(rate * correction * first / (tf.sqrt(second) + 1e-7))
+        first, second = (slot.handle for slot in slots)
+        beta1, beta2 = 0.9, 0.999
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle, m=first, v=second, beta1_power=beta1**step, beta2_power=beta2**step,
+            lr=-rate, beta1=beta1, beta2=beta2, epsilon=1e-7, grad=gradient,
+        )  # fmt: skip
 
 
 def statistic(probs: Any, kind: Statistic, seed: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model_core.kernels_draws import draw_words, exp_minus, find_flips, jit, turn_over
-from model_core.kernels_rows import add_rows
+from model_core.kernels_rows import add_first_rows, add_rows
 from model_core.randomness import HIDDEN_LAYER, VISIBLE_LAYER
 
 _BLOCK = 32  # chains in step: their sums fit into the second-level cache beside a tile
@@ -36,14 +36,14 @@ class Work(NamedTuple):
     flips: np.ndarray  # uint8
     turned_on: np.ndarray  # int32 [block, longest], of each chain
     turned_off: np.ndarray  # int32 [block, longest]
-    passes: np.ndarray  # int64 [block], how many passes of four of each the lists fill
+    passes: np.ndarray  # int64 [block], that the lists fill; see `turn_over`
 
 
 @jit
 def make_block(v_width, h_width, size):
     """Working memory, and the two layers of `size` chains, all units off."""
     longest = max(v_width, h_width)
-    lists = np.empty((2, size, longest + 4), np.int32)
+    lists = np.empty((2, size, longest + 8), np.int32)
     work = Work(
         np.empty(longest // 2, np.uint64), np.zeros(longest, np.uint8), lists[0], lists[1], np.zeros(size, np.int64)
     )
@@ -62,10 +62,10 @@ def _draw(work, side, chain, rows, scale, offset, slope, seed, step, layer):
 
 
 @jit
-def _turn(work, side, chain, num_units):
+def _turn(work, side, chain, num_units, rows_a_pass):
     state = side.state[chain]
     flips = work.flips[: len(state)]
-    work.passes[chain] = turn_over(flips, state, work.turned_on[chain], work.turned_off[chain], num_units)
+    work.passes[chain] = turn_over(flips, state, work.turned_on[chain], work.turned_off[chain], rows_a_pass, num_units)
 
 
 @jit
@@ -80,8 +80,8 @@ def start(work, starts, v, h, tiles):
     for chain in range(len(starts)):
         work.flips[:num_visible] = starts[chain]
         work.flips[num_visible:] = 0
-        _turn(work, v, chain, num_visible)
-    add_rows(h.sums, tiles, work.turned_on, work.turned_off, work.passes)
+        _turn(work, v, chain, num_visible, 8)
+    add_first_rows(h.sums, tiles, work.turned_on, work.passes)
 
 
 @jit
@@ -100,22 +100,27 @@ def gibbs(visible, probs, seeds, num_steps, first_step, temperature, clamp, to_h
                 if step < steps[c]:
                     seed, number, slope = seeds[first + c], first_step[first + c] + step, cooling[c]
                     _draw(work, h, c, to_hidden, unit * slope, no_offset, slope, seed, number, HIDDEN_LAYER)
-                    _turn(work, h, c, to_hidden.width)
-            add_rows(v.sums, to_visible.tiles, work.turned_on, work.turned_off, work.passes)
+                    _turn(work, h, c, to_hidden.width, 8 if step == 0 else 4)
+            if step == 0:
+                add_first_rows(v.sums, to_visible.tiles, work.turned_on, work.passes)
+            else:
+                add_rows(v.sums, to_visible.tiles, work.turned_on, work.turned_off, work.passes)
             for c in range(len(starts)):
                 if step < steps[c]:
                     seed, number, slope = seeds[first + c], first_step[first + c] + step, cooling[c]
                     _draw(work, v, c, to_visible, unit * slope, no_offset, slope, seed, number, VISIBLE_LAYER)
                     if len(clamp) > 0:
                         _keep(work.flips, clamp[first + c])
-                    _turn(work, v, c, to_visible.width)
+                    _turn(work, v, c, to_visible.width, 4)
             add_rows(h.sums, to_hidden.tiles, work.turned_on, work.turned_off, work.passes)
         for c in range(len(starts)):
             visible[first + c] = v.state[c, : to_visible.width]
-            _look(probs[first + c], v.state[c], v.sums[c], to_visible.bias, unit * cooling[c], cooling[c])
-            for j in range(to_visible.width):
-                if steps[c] == 0 or (len(clamp) > 0 and clamp[first + c, j]):
-                    probs[first + c, j] = np.float32(v.state[c, j])
+            if steps[c] == 0:
+                probs[first + c] = starts[c]
+                continue
+            look(probs[first + c], v.sums[c], to_visible.bias, unit * cooling[c], cooling[c])
+            if len(clamp) > 0:
+                probs[first + c] = np.where(clamp[first + c], v.state[c, : to_visible.width], probs[first + c])
 
 
 @jit
@@ -125,14 +130,14 @@ def _keep(flips, clamp):
 
 
 @jit
-def _look(probs, state, sums, bias, scale, slope):
-    """probs = sigmoid(visible logits): what a person looks at."""
+def look(probs, sums, bias, scale, slope):
+    """probs = sigmoid(logits), given the sums of the layer's inputs."""
     for j in range(len(probs)):
         probs[j] = np.float32(1.0) / (np.float32(1.0) + exp_minus(slope * bias[j] + scale * np.float32(sums[j])))
 
 
 @jit
-def _sum(values):
+def sum_in_lanes(values):
     """A sum in eight lanes, so that it runs at the speed of the vector unit, in one fixed order."""
     a = b = c = d = e = f = g = h = 0.0
     for n in range(0, len(values), 8):
@@ -178,7 +183,7 @@ def _log_ratio(sums, hidden, unit, beta, next_beta, terms, factors):
         bottom = np.float32(1.0) + exp_minus(np.float32(beta) * abs(x))
         terms[j] = max(x, np.float32(0.0))
         factors[j] = np.float64(top) / np.float64(bottom)
-    return (next_beta - beta) * _sum(terms) + _log_product(factors)
+    return (next_beta - beta) * sum_in_lanes(terms) + _log_product(factors)
 
 
 @jit
@@ -186,7 +191,7 @@ def _bias_sum(state, bias, base, terms):
     """(bias - base) . v, float64; `terms` is working memory, padded with 0."""
     for j in range(len(terms)):
         terms[j] = np.float64(state[j]) * (np.float64(bias[j]) - np.float64(base[j]))
-    return _sum(terms)
+    return sum_in_lanes(terms)
 
 
 @jit
@@ -213,11 +218,11 @@ def anneal(visible, log_weights, seeds, first_step, betas, moving, base, to_hidd
                 _draw(work, h, c, to_hidden, unit * slope, no_offset, slope, seeds[first + c], step, HIDDEN_LAYER)
                 # At beta 0 the bias of a padding unit is gone, so padding is kept off by hand.
                 work.flips[to_hidden.width :] = 0
-                _turn(work, h, c, to_hidden.width)
+                _turn(work, h, c, to_hidden.width, 4)
             add_rows(v.sums, to_visible.tiles, work.turned_on, work.turned_off, work.passes)
             for c in range(num_chains):
                 _draw(work, v, c, to_visible, unit * slope, offset, slope, seeds[first + c], step, VISIBLE_LAYER)
-                _turn(work, v, c, to_visible.width)
+                _turn(work, v, c, to_visible.width, 4)
             add_rows(h.sums, to_hidden.tiles, work.turned_on, work.turned_off, work.passes)
         visible[first : first + num_chains] = v.state[:num_chains, : to_visible.width]
 
@@ -238,7 +243,7 @@ def free_energies(visible, energies, to_hidden, visible_bias, unit):
                 terms[j] = max(x, np.float32(0.0))
                 factors[j] = np.float64(1.0) + np.float64(exp_minus(abs(x)))
             bias_sum = _bias_sum(v.state[row], visible_bias, no_base, bias_terms)
-            energies[first + row] = -bias_sum - _sum(terms) - _log_product(factors)
+            energies[first + row] = -bias_sum - sum_in_lanes(terms) - _log_product(factors)
 
 
 @jit

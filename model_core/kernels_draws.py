@@ -50,7 +50,7 @@ def _bits_from_float(typing_context, number):
 @intrinsic
 def _trailing_zeros(typing_context, word):
     def build(context, builder, signature, args):
-        return builder.cttz(args[0], context.get_constant(types.boolean, True))
+        return builder.cttz(args[0], context.get_constant(types.boolean, False))
 
     return types.uint64(types.uint64), build
 
@@ -103,7 +103,7 @@ def find_flips(flips, halves, state, sums, bias, scale, offset, slope):
 
 
 @intrinsic
-def _mask_of(typing_context, flags, block):
+def mask_of(typing_context, flags, block):
     """The 64 bytes of 0 or 1 of a block as the bits of a word: one vector comparison."""
 
     def build(context, builder, signature, args):
@@ -116,24 +116,41 @@ def _mask_of(typing_context, flags, block):
     return types.uint64(flags, types.int64), build
 
 
+@intrinsic
+def _count_bits(typing_context, word):
+    def build(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.uint64(types.uint64), build
+
+
+@_inline
+def list_bits(places, count, mask, first):
+    """Appends first + n for every bit n of a mask to `places[:count]`; returns the new count.
+
+    Four at a time, whether or not there are four, because the end of so short a loop is costly to guess; up to three
+    places after the last hold anything.
+    """
+    total = count + np.int64(_count_bits(mask))
+    while mask != np.uint64(0):
+        for n in range(4):
+            places[count + n] = first + np.int64(_trailing_zeros(mask))
+            mask &= mask - np.uint64(1)
+        count += 4
+    return total
+
+
 @jit
-def turn_over(flips, state, turned_on, turned_off, zero_row):
-    """Turns the flipped units over and lists those now on and those now off; returns the passes that they fill."""
+def turn_over(flips, state, turned_on, turned_off, rows_a_pass, zero_row):
+    """Turns the flipped units over, lists those now on and those now off, and returns the passes that they fill."""
     num_on, num_off = 0, 0
     for block in range(len(state) // 64):
-        flipped, was_on = _mask_of(flips, block), _mask_of(state, block)
-        on_mask, off_mask = flipped & ~was_on, flipped & was_on
-        while on_mask != np.uint64(0):
-            turned_on[num_on] = 64 * block + np.int64(_trailing_zeros(on_mask))
-            on_mask &= on_mask - np.uint64(1)
-            num_on += 1
-        while off_mask != np.uint64(0):
-            turned_off[num_off] = 64 * block + np.int64(_trailing_zeros(off_mask))
-            off_mask &= off_mask - np.uint64(1)
-            num_off += 1
+        flipped, was_on = mask_of(flips, block), mask_of(state, block)
+        num_on = list_bits(turned_on, num_on, flipped & ~was_on, 64 * block)
+        num_off = list_bits(turned_off, num_off, flipped & was_on, 64 * block)
     for j in range(len(state)):
         state[j] ^= flips[j]
-    passes = (max(num_on, num_off) + 3) // 4
-    turned_on[num_on : 4 * passes] = zero_row
-    turned_off[num_off : 4 * passes] = zero_row
+    passes = (max(num_on, num_off) + rows_a_pass - 1) // rows_a_pass
+    turned_on[num_on : rows_a_pass * passes] = zero_row
+    turned_off[num_off : rows_a_pass * passes] = zero_row
     return passes

@@ -1,27 +1,46 @@
 """Compiled: the moments <v h'>, <v> and <h> of the two phases, as sums of the rows of h whose pixel is on.
 
 `v'h` of a batch is a matrix product of which five sixths are products with 0. Here each pixel has the list of the rows
-in which it is on, and its line of the result is the sum of their hidden probabilities, kept in registers, in the
-order of the rows: the same bits on any number of threads.
+in which it is on, and its line of the result is the sum of their hidden probabilities, kept in registers, in one
+fixed order: the same bits on any number of threads.
+
+The rows of both phases stand one below the other, and below them the zero row with which the lists are filled up.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from model_core.kernels import make_block, start
-from model_core.kernels_draws import exp_minus, jit
+from model_core.kernels import look, make_block, start, sum_in_lanes
+from model_core.kernels_draws import jit, list_bits, mask_of
 from model_core.kernels_rows import TILE
 
 _BLOCK = 32
 
 
+class PhaseRows(NamedTuple):
+    """The rows of both phases; of the zero row all is 0."""
+
+    shares: np.ndarray  # float64 [rows + 1], in the averages: 1/rows of an awake row, -1/rows of an asleep one
+    tiles: np.ndarray  # float32 [tiles, rows + 1, TILE], share * p(h=1 given v)
+    leans: np.ndarray  # float64 [2, rows + 1], mu.(v - mu) and lambda.(p - lambda)
+
+
+class Offsets(NamedTuple):
+    """Where the moments are centred: mu and lambda."""
+
+    visible: np.ndarray  # float32 [visible + 1], ends in 0
+    hidden: np.ndarray  # float32 [padded hidden]
+
+
 @intrinsic
-def _sum_of_rows(typing_context, result, rows, indices, count):
-    """result[:TILE] = the sum of rows[indices[:count]], float32, one after the other."""
+def _sum_of_rows(typing_context, result, rows, indices, passes):
+    """result[:TILE] = the sum of rows[indices[: 4 * passes]], float32, in one fixed order."""
 
     def build(context, builder, signature, args):
         result_at, rows_at, indices_at = (
@@ -32,9 +51,15 @@ def _sum_of_rows(typing_context, result, rows, indices, count):
         rows_at = builder.bitcast(rows_at, vector.as_pointer())
         total = cgutils.alloca_once_value(builder, vector(None))
         with cgutils.for_range(builder, args[3]) as loop:
-            index = builder.sext(builder.load(builder.gep(indices_at, [loop.index])), ir.IntType(64))
-            row = builder.load(builder.gep(rows_at, [index]), align=4)
-            builder.store(builder.fadd(builder.load(total), row), total)
+            first = builder.mul(loop.index, loop.index.type(4))
+
+            def row(n):
+                number = builder.load(builder.gep(indices_at, [builder.add(first, first.type(n))]))
+                return builder.load(builder.gep(rows_at, [builder.sext(number, ir.IntType(64))]), align=32)
+
+            # In pairs, so that not every addition waits for the one before.
+            four = builder.fadd(builder.fadd(row(0), row(1)), builder.fadd(row(2), row(3)))
+            builder.store(builder.fadd(builder.load(total), four), total)
         builder.store(builder.load(total), builder.bitcast(result_at, vector.as_pointer()), align=4)
         return context.get_dummy_value()
 
@@ -42,53 +67,92 @@ def _sum_of_rows(typing_context, result, rows, indices, count):
 
 
 @jit
-def hidden_rows(visible, first_row, last_row, shares, probs, tiles, to_hidden, unit):
-    """probs[row] = p(h=1 given visible[row]); the same times the row's share goes into `tiles`, [tiles, rows, TILE]."""
+def hidden_rows(visible, first_row, last_row, phase, offsets, to_hidden, unit):
+    """Fills in the tiles and the leans of some rows."""
     size = min(_BLOCK, last_row - first_row)
     width = TILE * ((visible.shape[1] + TILE - 1) // TILE)
     work, v, h = make_block(width, len(to_hidden.bias), size)
+    probs, terms = np.empty(len(to_hidden.bias), np.float32), np.empty(len(to_hidden.bias))
+    mu_squared = 0.0
+    for mu in offsets.visible:
+        mu_squared += mu * mu
     for first in range(first_row, last_row, size):
         num_rows = min(size, last_row - first)
         start(work, visible[first : first + num_rows], v, h, to_hidden.tiles)
         for row in range(num_rows):
-            sums, share = h.sums[row], shares[first + row]
-            for tile in range(len(tiles)):
+            share, mu_v = np.float32(phase.shares[first + row]), -mu_squared
+            for n in range(8 * work.passes[row]):
+                mu_v += offsets.visible[work.turned_on[row, n]]
+            look(probs, h.sums[row], to_hidden.bias, unit, np.float32(1.0))
+            for tile in range(len(phase.tiles)):
                 for j in range(TILE):
-                    n = tile * TILE + j
-                    x = to_hidden.bias[n] + unit * np.float32(sums[n])
-                    p = np.float32(1.0) / (np.float32(1.0) + exp_minus(x))
-                    tiles[tile, first + row, j] = p * share
-                    if n < to_hidden.width:
-                        probs[first + row, n] = p
+                    phase.tiles[tile, first + row, j] = share * probs[tile * TILE + j]
+            for n in range(len(terms)):
+                terms[n] = (probs[n] - offsets.hidden[n]) * offsets.hidden[n]
+            phase.leans[0, first + row], phase.leans[1, first + row] = mu_v, sum_in_lanes(terms)
+
+
+@jit
+def sum_rows(tiles, first_row, last_row, factors):
+    """The sum of factors[row] * tiles[:, row] over some rows, float64 [padded hidden]."""
+    result = np.zeros((len(tiles), TILE))
+    for tile in range(len(tiles)):
+        for row in range(first_row, last_row):
+            for j in range(TILE):
+                result[tile, j] += factors[row] * tiles[tile, row, j]
+    return result.ravel()
 
 
 @jit
 def list_rows_by_pixel(visible):
-    """For each pixel the rows in which it is on: `rows[first[pixel] : first[pixel + 1]]`, int32."""
+    """For each pixel the rows in which it is on, int32: `rows[first[pixel] : first[pixel + 1]]`, whole fours.
+
+    The lists are filled up with the number of rows, which is the zero row of the tiles.
+    """
     num_rows, num_pixels = visible.shape
+    counts = np.zeros(num_pixels, np.int32)
+    for row in range(num_rows):
+        for pixel in range(num_pixels):
+            counts[pixel] += visible[row, pixel]
     first = np.zeros(num_pixels + 1, np.int64)
-    for row in range(num_rows):
-        for pixel in range(num_pixels):
-            first[pixel + 1] += visible[row, pixel]
     for pixel in range(num_pixels):
-        first[pixel + 1] += first[pixel]
-    rows, place = np.empty(first[num_pixels], np.int32), first[:num_pixels].copy()
+        first[pixel + 1] = first[pixel] + 4 * ((counts[pixel] + 3) // 4)
+    rows, place = np.full(first[num_pixels] + 1, num_rows, np.int32), first[:num_pixels].copy()
+    on, num_blocks = np.empty(num_pixels + 4, np.int32), num_pixels // 64
     for row in range(num_rows):
-        for pixel in range(num_pixels):
+        num_on = 0
+        for block in range(num_blocks):
+            num_on = list_bits(on, num_on, mask_of(visible[row], block), 64 * block)
+        for pixel in range(64 * num_blocks, num_pixels):
             if visible[row, pixel]:
-                rows[place[pixel]] = row
-                place[pixel] += 1
+                on[num_on] = pixel
+                num_on += 1
+        for pixel in on[:num_on]:
+            rows[place[pixel]] = row
+            place[pixel] += 1
     return first, rows
 
 
 @jit
-def pair_moments(result, first_pixel, first, rows, tiles):
-    """result[i] = sum over the rows where pixel `first_pixel + i` is on of what `tiles` holds for them."""
+def pair_moments(pairs, moments, first_pixel, lists, phase, offsets, of_hidden):
+    """The lines of pixels `first_pixel + i`: <v h'> - mu <h>' - <v> lambda', with <h> given, float32, padded.
+
+    `moments[:, i]` receives <v> and <v lambda.(h - lambda)> of the pixel, float64.
+    """
+    first, rows = lists
+    for i in range(len(pairs)):
+        mean, lean = 0.0, 0.0
+        for n in range(first[first_pixel + i], first[first_pixel + i + 1]):
+            mean += phase.shares[rows[n]]
+            lean += phase.shares[rows[n]] * phase.leans[1, rows[n]]
+        moments[0, i], moments[1, i] = mean, lean
     line = np.empty(TILE, np.float32)
-    num_hidden = result.shape[1]
-    for tile in range(len(tiles)):
-        width = min(TILE, num_hidden - tile * TILE)
-        for i in range(len(result)):
+    for tile in range(len(phase.tiles)):
+        columns = slice(tile * TILE, min(pairs.shape[1], (tile + 1) * TILE))
+        of_h, offset = of_hidden[columns], offsets.hidden[columns]
+        for i in range(len(pairs)):
             begin, end = first[first_pixel + i], first[first_pixel + i + 1]
-            _sum_of_rows(line, tiles[tile], rows[begin:end], end - begin)
-            result[i, tile * TILE : tile * TILE + width] = line[:width]
+            _sum_of_rows(line, phase.tiles[tile], rows[begin:], (end - begin) // 4)
+            mu, mean, result = offsets.visible[first_pixel + i], np.float32(moments[0, i]), pairs[i, columns]
+            for j in range(len(result)):
+                result[j] = line[j] - mu * of_h[j] - mean * offset[j]

@@ -13,7 +13,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numpy.typing import DTypeLike
 
+from model_core.arrays import aligned
 from model_core.kernels_draws import jit
 
 TILE = 64  # columns
@@ -28,40 +30,73 @@ class Rows(NamedTuple):
     width: int  # how many units that layer has
 
 
-@intrinsic
-def _add_to_tile(typing_context, sums, rows, turned_on, turned_off, passes):
-    """sums[:TILE] += rows turned on - rows turned off: in each pass four of each, added up narrow, widened once."""
+def empty_tiles(width: int, num_rows: int, dtype: DTypeLike) -> np.ndarray:
+    """Tiles to be filled, [padded width / TILE, rows + 1, TILE]: zero so far are the padding and the last row."""
+    tiles = aligned((-(-width // TILE), num_rows + 1, TILE), dtype)
+    tiles[-1], tiles[:, -1] = 0, 0
+    return tiles
 
-    def build(context, builder, signature, args):
-        kinds = signature.args[:4]
-        sums_at, rows_at, on_at, off_at = (
-            context.make_array(kind)(context, builder, value=value).data
-            for kind, value in zip(kinds, args[:4], strict=True)
-        )
-        narrow = ir.VectorType(ir.IntType(kinds[1].dtype.bitwidth), TILE)
-        wide = ir.VectorType(ir.IntType(32), TILE)
-        vectors = builder.bitcast(rows_at, narrow.as_pointer())
-        sums_at = builder.bitcast(sums_at, wide.as_pointer())
 
-        def row(indices, number):
-            index = builder.load(builder.gep(indices, [number]))
-            return builder.load(builder.gep(vectors, [builder.sext(index, ir.IntType(64))]), align=32)
+def padded(vector: np.ndarray, padding: float = 0.0) -> np.ndarray:
+    """A float32 vector of one layer, filled up to the width of whole tiles."""
+    filled = np.full(TILE * -(-len(vector) // TILE), padding, np.float32)
+    filled[: len(vector)] = vector
+    return filled
 
+
+def _row_adder(context, builder, kinds, args):
+    """Emits code that adds rows to the TILE sums at args[0]: `add(passes, *lists)`, eight rows a pass.
+
+    A pass takes its share of rows from each of `lists`, pairs of an argument's number and how to combine its rows, adds
+    them up narrow, and widens the result once.
+    """
+    arrays = [
+        context.make_array(kind)(context, builder, value=value).data for kind, value in zip(kinds, args, strict=False)
+    ]
+    narrow = ir.VectorType(ir.IntType(kinds[1].dtype.bitwidth), TILE)
+    wide = ir.VectorType(ir.IntType(32), TILE)
+    vectors = builder.bitcast(arrays[1], narrow.as_pointer())
+    sums_at = builder.bitcast(arrays[0], wide.as_pointer())
+
+    def row(indices, number):
+        index = builder.load(builder.gep(indices, [number]))
+        return builder.load(builder.gep(vectors, [builder.sext(index, ir.IntType(64))]), align=32)
+
+    def add(passes, *lists):
         total = cgutils.alloca_once_value(builder, builder.load(sums_at, align=4))
-        with cgutils.for_range(builder, args[4]) as loop:
-            first = builder.mul(loop.index, loop.index.type(4))
-            numbers = [builder.add(first, loop.index.type(n)) for n in range(4)]
-            change = row(on_at, numbers[0])
-            for number in numbers[1:]:
-                change = builder.add(change, row(on_at, number))
-            for number in numbers:
-                change = builder.sub(change, row(off_at, number))
+        with cgutils.for_range(builder, passes) as loop:
+            first = builder.mul(loop.index, loop.index.type(8 // len(lists)))
+            change = narrow(None)
+            for argument, combine in lists:
+                for n in range(8 // len(lists)):
+                    change = combine(change, row(arrays[argument], builder.add(first, first.type(n))))
             widened = change if narrow == wide else builder.sext(change, wide)
             builder.store(builder.add(builder.load(total), widened), total)
         builder.store(builder.load(total), sums_at, align=4)
         return context.get_dummy_value()
 
+    return add
+
+
+@intrinsic
+def _add_flipped(typing_context, sums, rows, turned_on, turned_off, passes):
+    """sums[:TILE] += rows turned on - rows turned off: four of each a pass."""
+
+    def build(context, builder, signature, args):
+        add = _row_adder(context, builder, signature.args[:4], args)
+        return add(args[4], (2, builder.add), (3, builder.sub))
+
     return types.void(sums, rows, turned_on, turned_off, types.int64), build
+
+
+@intrinsic
+def _add_risen(typing_context, sums, rows, turned_on, passes):
+    """sums[:TILE] += rows turned on: eight a pass."""
+
+    def build(context, builder, signature, args):
+        return _row_adder(context, builder, signature.args[:3], args)(args[3], (2, builder.add))
+
+    return types.void(sums, rows, turned_on, types.int64), build
 
 
 @jit
@@ -74,21 +109,14 @@ def add_rows(sums, tiles, turned_on, turned_off, passes):
         for chain in range(len(sums)):
             if passes[chain] > 0:
                 columns = sums[chain, tile * TILE : (tile + 1) * TILE]
-                _add_to_tile(columns, tiles[tile], turned_on[chain], turned_off[chain], passes[chain])
+                _add_flipped(columns, tiles[tile], turned_on[chain], turned_off[chain], passes[chain])
 
 
 @jit
-def round_weights(weights, unit, to_hidden, to_visible):
-    """Writes round(weights / unit), and its transpose, as tiles; in squares, so that both sides stay in the cache."""
-    num_visible, num_hidden = weights.shape
-    inverse = np.float32(1.0) / unit
-    for first_i in range(0, num_visible, TILE):
-        for first_j in range(0, num_hidden, TILE):
-            tile_h, tile_v = to_hidden[first_j // TILE], to_visible[first_i // TILE]
-            rows, columns = min(TILE, num_visible - first_i), min(TILE, num_hidden - first_j)
-            for i in range(rows):
-                for j in range(columns):
-                    tile_h[first_i + i, j] = np.rint(weights[first_i + i, first_j + j] * inverse)
-            for j in range(columns):
-                for i in range(rows):
-                    tile_v[first_j + j, i] = tile_h[first_i + i, j]
+def add_first_rows(sums, tiles, turned_on, passes):
+    """`add_rows` where all units were off before, so that none was turned off."""
+    for tile in range(len(tiles)):
+        for chain in range(len(sums)):
+            if passes[chain] > 0:
+                columns = sums[chain, tile * TILE : (tile + 1) * TILE]
+                _add_risen(columns, tiles[tile], turned_on[chain], passes[chain])

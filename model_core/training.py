@@ -24,10 +24,11 @@ import tensorflow as tf
 from model_core.chains import Engine, get_engine, plain_chains
 from model_core.data_binary import Batches, pixel_probs
 from model_core.engine_numba import NumbaEngine
-from model_core.gradients import apply_rule, centred, loss_of_moments, phase_moments, statistic
+from model_core.gradients import ascend, centred, first_order_loss, statistic
 from model_core.presets import TrainConfig
 from model_core.randomness import chain_seeds
 from model_core.rbm import RBMParams
+from model_core.training_arrays import assign, tensor, view
 from model_core.training_ladder import LadderSampler
 from model_core.training_state import TrainingError, TrainState
 
@@ -56,10 +57,8 @@ class Trainer:
         self.state = TrainState(config, self.pixel_means)
         self.engine = engine or get_engine()
         self.seeds = chain_seeds(config.seed, max(config.num_chains, config.batch_size))
-        # The concrete function: finding it anew from the arguments would take as long as the update itself.
-        apply = tf.function(self._apply, input_signature=self._signature(), jit_compile=True)
-        self._step = apply.get_concrete_function()
-        self._dense_moments = tf.function(self._moments_of_states)
+        self._loss_gradient = tf.function(self._gradient_of_loss)
+        self._average = tf.function(self._move_averages, jit_compile=True)
         self.ladder: LadderSampler | None = None
         if config.sampler == "ladder":
             folder = None if directory is None else directory / "rungs"
@@ -76,7 +75,7 @@ class Trainer:
     @property
     def update(self) -> int:
         """How many updates have been made."""
-        return int(self.state.update)
+        return int(view(self.state.update))
 
     @property
     def epoch(self) -> int:
@@ -108,17 +107,20 @@ class Trainer:
         self._change_rates(update)
         if self.ladder is not None:
             self.ladder.exchange(self.state, update)
+        gradient, awake_hidden, chains = self._phases(update)
+        self._ascend(gradient, awake_hidden, update)
+        if self.config.sampler != "cd":
+            assign(self.state.chains, chains)
+        assign(self.state.update, np.array(update + 1))
+
+    def _phases(self, update: int) -> tuple[list[Any], Any, np.ndarray]:
+        """The gradient of this update, the awake mean of p(h=1 given v), and where the chains are now."""
         awake = self.batches.at(update)
+        # A local: while anybody looks at the parameters, every change would have to copy them.
         prepared = self._prepare()
         asleep_visible, asleep_states = self.asleep_phase(awake, update, prepared)
-        *moments, awake_activity = self._moments(prepared, awake, asleep_visible, asleep_states)
-        factor = self.config.rate_factor(update, self.num_updates)
-        first_averaged = self.num_updates - round(self.config.average_share * self.num_updates)
-        self._step(
-            *(tf.convert_to_tensor(moment) for moment in (*moments, awake_activity, asleep_states)),
-            tf.constant(factor, tf.float32),
-            tf.constant(update >= first_averaged),
-        )
+        *gradient, awake_hidden = self._gradient(prepared, awake, asleep_visible, asleep_states)
+        return gradient, awake_hidden, asleep_states
 
     def asleep_phase(
         self, awake: np.ndarray, update: int, prepared: Any | None = None
@@ -131,7 +133,7 @@ class Trainer:
         """
         prepared = self._prepare() if prepared is None else prepared
         config = self.config
-        start = awake if config.sampler == "cd" else self.state.chains.numpy()
+        start = awake if config.sampler == "cd" else view(self.state.chains)
         mean_field = config.chain_mode == "mean_field"
         chains = plain_chains(start, self.seeds[: len(start)], update * config.chain_steps, config.chain_steps)
         advance = self.engine.advance_mean_field if mean_field else self.engine.advance
@@ -141,76 +143,66 @@ class Trainer:
             states = (_uniforms(config.seed, update, states.shape) < probs).astype(np.uint8)
         return (probs if config.asleep_visible == "probs" else states), states
 
-    def _moments(self, prepared: Any, awake: np.ndarray, asleep_visible: np.ndarray, asleep: np.ndarray) -> list[Any]:
-        """The difference of the two phases, <v h'>, <v>, <h>, and the awake mean of p(h=1 given v)."""
+    def _gradient(self, prepared: Any, awake: np.ndarray, asleep_visible: np.ndarray, asleep: np.ndarray) -> list[Any]:
+        """Of the mean log-likelihood, centred if so configured: three tensors; and the awake mean of p(h=1 given v)."""
         config = self.config
         plain = (config.awake_hidden, config.asleep_visible, config.asleep_hidden) == ("probs", "states", "probs")
         if plain and isinstance(self.engine, NumbaEngine):
-            # Five sixths of the pixels are 0: sums of rows are several times quicker than the matrix product.
-            moments = self.engine.phase_moments(prepared, awake, asleep)
-            return [moments.pairs, moments.visible, moments.hidden, moments.awake_probs.mean(axis=0)]
-        found: list[Any] = self._dense_moments(tf.constant(awake), tf.constant(asleep_visible))
+            # What `_gradient_of_loss` gives, without a product: five sixths of the pixels are 0.
+            offsets = (self.pixel_means, view(self.state.hidden_offset)) if config.centred else ()
+            *gradient, awake_hidden = self.engine.phase_moments(prepared, awake, asleep, *offsets)
+            return [*map(tensor, gradient), awake_hidden]
+        found: list[Any] = self._loss_gradient(tf.constant(awake), tf.constant(asleep_visible))
         return found
 
-    def _moments_of_states(self, awake: Any, asleep_visible: Any) -> list[Any]:
-        config, (weights, _, hidden_bias) = self.config, self.state.params
+    def _gradient_of_loss(self, awake: Any, asleep_visible: Any) -> list[Any]:
+        config, state = self.config, self.state
+        weights, _, hidden_bias = state.params
         awake, asleep_visible = tf.cast(awake, tf.float32), tf.cast(asleep_visible, tf.float32)
-        seed: Any = tf.stack([tf.constant(config.seed % 2**31, tf.int64), self.state.update])
+        seed: Any = tf.stack([tf.constant(config.seed % 2**31, tf.int64), state.update])
         awake_probs = tf.sigmoid(tf.matmul(awake, weights) + hidden_bias)
         asleep_probs = tf.sigmoid(tf.matmul(asleep_visible, weights) + hidden_bias)
+        # The states are held constant: what the tape sees of the parameters is the energy alone.
         awake_hidden = statistic(awake_probs, config.awake_hidden, seed)
         asleep_hidden = statistic(asleep_probs, config.asleep_hidden, seed + tf.constant([1, 0], tf.int64))
-        moments = phase_moments(awake, awake_hidden, asleep_visible, asleep_hidden)
-        return [*moments, tf.reduce_mean(awake_probs, axis=0)]
+        with tf.GradientTape() as tape:
+            loss = first_order_loss(state.params, awake, awake_hidden, asleep_visible, asleep_hidden)
+        gradient = [-slope for slope in tape.gradient(loss, state.params)]
+        if config.centred:
+            gradient = centred(gradient, tf.constant(self.pixel_means), state.hidden_offset)
+        return [*gradient, tf.reduce_mean(awake_probs, axis=0)]
 
     def _prepare(self) -> Any:
         """The parameters as the engine wants them; a training that has diverged ends here."""
         try:
-            return self.engine.prepare(RBMParams(*(variable.numpy() for variable in self.state.params)))
+            return self.engine.prepare(RBMParams(*map(view, self.state.params)))
         except ValueError as error:
             raise TrainingError(
                 f"The training has diverged: after {self.update} updates {error} Train anew with lower learning rates, "
                 "or go back to a checkpoint that is still good."
             ) from error
 
-    def _signature(self) -> list[Any]:
-        num_visible, num_hidden = len(self.pixel_means), self.config.num_hidden
-        return [
-            *(tf.TensorSpec(shape) for shape in ([num_visible, num_hidden], [num_visible], [num_hidden], [num_hidden])),
-            tf.TensorSpec([None, num_visible], tf.uint8),
-            tf.TensorSpec([], tf.float32),
-            tf.TensorSpec([], tf.bool),
-        ]
-
-    def _apply(
-        self, pairs: Any, visible: Any, hidden: Any, awake_activity: Any, asleep: Any, factor: Any, averaging: Any
-    ) -> None:
+    def _ascend(self, gradient: list[Any], awake_hidden: Any, update: int) -> None:
         state, config = self.state, self.config
-        with tf.GradientTape() as tape:
-            loss = loss_of_moments(state.params, [pairs, visible, hidden])
-        gradient = tape.gradient(loss, state.params)
-        if config.centred:
-            gradient = centred(gradient, tf.constant(self.pixel_means), state.hidden_offset)
-            state.hidden_offset.assign_add(config.offset_rate * (awake_activity - state.hidden_offset))
-        gradient[0] += config.weight_decay * state.params[0]
-        self._descend(gradient, factor)
-        if config.average_share > 0 and averaging:
-            state.num_averaged.assign_add(1)
-            share = 1.0 / tf.cast(state.num_averaged, tf.float32)
-            for average, variable in zip(state.averages, state.params, strict=True):
-                average.assign_add(share * (variable - average))
-        if config.sampler != "cd":
-            state.chains.assign(asleep)
-        state.update.assign_add(1)
-
-    def _descend(self, gradient: list[Any], factor: Any) -> None:
-        state, config = self.state, self.config
-        step = tf.cast(state.update + 1, tf.float32)
-        weight_rate = factor * config.learning_rate_weights * state.rate_scale[0]
-        bias_rate = factor * config.learning_rate_biases * state.rate_scale[1]
+        factor, scales = config.rate_factor(update, self.num_updates), view(state.rate_scale)
+        rates = (factor * config.learning_rate_weights * scales[0], factor * config.learning_rate_biases * scales[1])
+        if config.weight_decay:
+            gradient[0] -= config.weight_decay * state.params[0]
         for index, (variable, slots) in enumerate(zip(state.params, state.slots, strict=True)):
-            rule, rate = (config.rule_weights, weight_rate) if index == 0 else (config.rule_biases, bias_rate)
-            apply_rule(rule, variable, slots, gradient[index], rate, step, config.momentum)
+            rule, rate = (config.rule_weights, rates[0]) if index == 0 else (config.rule_biases, rates[1])
+            ascend(rule, variable, slots, gradient[index], float(rate), update + 1, config.momentum)
+        if config.centred:
+            offset = view(state.hidden_offset)
+            assign(state.hidden_offset, offset + np.float32(config.offset_rate) * (np.asarray(awake_hidden) - offset))
+        if config.average_share > 0 and update >= self.num_updates - round(config.average_share * self.num_updates):
+            self._average()
+
+    def _move_averages(self) -> None:
+        state = self.state
+        state.num_averaged.assign_add(1)
+        share = 1.0 / tf.cast(state.num_averaged, tf.float32)
+        for average, variable in zip(state.averages, state.params, strict=True):
+            average.assign_add(share * (variable - average))
 
     def _change_rates(self, update: int) -> None:
         epoch, updates_into_it = divmod(update, self.updates_an_epoch)

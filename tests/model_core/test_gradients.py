@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from model_core.exact import all_states, log_likelihood, visible_distribution
-from model_core.gradients import apply_rule, centred, first_order_loss, make_slots, statistic
+from model_core.gradients import ascend, centred, first_order_loss, make_slots, statistic
 from model_core.rbm import RBMParams, hidden_probs
 
 Array = np.ndarray
@@ -133,7 +133,7 @@ def test_rules_are_those_of_the_textbooks(textbook: Callable[..., Array]) -> Non
     variable = tf.Variable(start.astype(np.float32))
     slots = make_slots(rule, variable)
     for step, slope in enumerate(slopes, start=1):
-        apply_rule(rule, variable, slots, tf.constant(slope, tf.float32), 0.1, tf.constant(float(step)), 0.8)
+        ascend(rule, variable, slots, tf.constant(-slope, tf.float32), 0.1, step, 0.8)
     np.testing.assert_allclose(variable.numpy(), textbook(start, slopes, 0.1), atol=1e-5)
 
 
