@@ -17,6 +17,7 @@ from service.inputs import read_mask, read_pixels
 from service.jobs import ChainJob, Frame
 from service.negotiation import ANIMATED, MEDIA_TYPES
 from service.openapi import image_body, inpaint_body, picture_answers
+from service.parameter_route import ParameterRoute
 from service.schemas import (
     MAX_CHAINS,
     PICTURE_FORMATS,
@@ -43,7 +44,7 @@ from service.streaming import events, while_connected
 if TYPE_CHECKING:
     from service.registry import ServedModel
 
-router = APIRouter(tags=["chains"])
+router = APIRouter(tags=["chains"], route_class=ParameterRoute)
 _ANIMATION_FRAMES, _STRIP_FRAMES = 30, 10
 
 

@@ -58,7 +58,6 @@ def serve(settings: Settings | None = None) -> int:
         backlog=_BACKLOG,
         timeout_keep_alive=max(1, round(settings.idle_seconds)),
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        h11_max_incomplete_event_size=settings.max_header_bytes,
     )
     host, port = listener.getsockname()[:2]
     logger.info("serving on http://%s:%d (API: /docs; stop: Ctrl-C)", f"[{host}]" if ":" in host else host, port)
