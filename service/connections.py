@@ -20,13 +20,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import uuid
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.door import Door
-from service.errors import CONTENT_TYPE, Problem, problem_body
+from service.errors import CONTENT_TYPE, Problem, new_request_id, problem_body
 from service.middleware import SECURITY_HEADERS
 from service.settings import Settings
 
@@ -203,7 +202,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._is_reading_body():
             may_answer = False  # it was answered
         if may_answer and not self.transport.is_closing():
-            request_id = uuid.uuid4().hex
+            request_id = new_request_id()
             content = json.dumps(problem_body(problem, request_id, "")).encode()
             headers = {**SECURITY_HEADERS, "Content-Type": CONTENT_TYPE, "X-Request-ID": request_id}
             headers |= {"Content-Length": str(len(content)), "Connection": "close"}

@@ -12,10 +12,9 @@ import json
 import logging
 import re
 import time
-import uuid
 from collections.abc import Callable
 
-from service.errors import CONTENT_TYPE, busy, problem_body
+from service.errors import CONTENT_TYPE, busy, new_request_id, problem_body
 from service.middleware import SECURITY_HEADERS
 
 logger = logging.getLogger("rbm.http")
@@ -48,7 +47,7 @@ class Door:
         if _SPECIAL.search(data):
             return None
         given = _REQUEST_ID.search(data)
-        request_id = given[1].decode() if given else uuid.uuid4().hex
+        request_id = given[1].decode() if given else new_request_id()
         problem = busy(429, f"{self.num_inside} requests are under way, which is the limit.", 1.0)
         body = json.dumps(problem_body(problem, request_id, "/sample"))
         self._observe()

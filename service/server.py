@@ -55,6 +55,7 @@ def serve(settings: Settings | None = None) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks for the client's address or scheme
         backlog=_BACKLOG,
         timeout_keep_alive=max(1, round(settings.idle_seconds)),
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 
 import numpy as np
 
-from model_core.randomness import VISIBLE_LAYER, chain_seeds, noise, uniforms
+from model_core import randomness
+from model_core.randomness import VISIBLE_LAYER, chain_seeds, uniforms
 
 __all__ = ["binarize", "chain_seeds", "draw_seed", "noise"]
 _START_STEP = 2**63 - 1  # a step that no chain reaches, as in `noise`: no chain starts at both
 
 
 def draw_seed() -> int:
-    """A seed for a request that named none."""
-    return secrets.randbelow(2**63)
+    """A seed for a request that named none. It is told, so it needs not be a secret."""
+    return random.getrandbits(63)
+
+
+def noise(seeds: np.ndarray, num_visible: int) -> np.ndarray:
+    """Fair coin flips, bool [chains, visible]: by its type nothing but 0 and 1, which nobody has to check."""
+    return randomness.noise(seeds, num_visible).view(bool)
 
 
 def binarize(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
