@@ -28,6 +28,7 @@ from service.door import Door
 from service.errors import CONTENT_TYPE, Problem, new_request_id, problem_body
 from service.middleware import SECURITY_HEADERS
 from service.settings import Settings
+from service.writes import GatheringTransport
 
 _INSIDE = ("work",)  # the phase of a request that is under way; a body may dawdle, and shall keep nobody out
 
@@ -62,7 +63,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # What asyncio tells.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
         self._enter("head")
         if len(self.silent) > self.limits.max_idle_connections:
             next(iter(self.silent))._close()
@@ -120,6 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
         self._look()
         if self._held and self._phase in ("head", "idle"):

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable
 
 from service.errors import CONTENT_TYPE, busy, new_request_id, problem_body
+from service.logs import REQUESTS
 from service.middleware import SECURITY_HEADERS
 
-logger = logging.getLogger("rbm.http")
+logger = logging.getLogger(REQUESTS)
 _PLAIN = re.compile(rb"GET (/sample)(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
 # A body, or something about the connection: the parser's affair.
 _SPECIAL = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade):|\r\nconnection:[^\r]*close", re.I)

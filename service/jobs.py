@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,7 +77,7 @@ class ChainJob:
         if not (self.visible.min() >= 0 and self.visible.max() <= 1):
             raise ValueError("`visible` must hold numbers between 0 and 1.")
 
-    @property
+    @cached_property
     def num_chains(self) -> int:
         return len(self.visible)
 
@@ -85,7 +86,7 @@ class ChainJob:
         """Work in chain-steps: one step of one chain is 1."""
         return self.num_chains * self.num_steps
 
-    @property
+    @cached_property
     def num_frames(self) -> int:
         """Frames that a reader of all of them gets: the start, one every `every` steps, the last."""
         if not self.every:

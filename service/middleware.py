@@ -17,10 +17,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import CLIENT_GONE, Problem, new_request_id, problem_response, to_problem
-from service.logs import request_id_now
+from service.logs import REQUESTS, request_id_now
 from service.metrics import Metrics
 
-logger = logging.getLogger("rbm.http")
+logger = logging.getLogger(REQUESTS)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_TARGET_BYTES = 8192
 SECURITY_HEADERS = {

@@ -123,9 +123,12 @@ def _length(count: int, size: int) -> int:
 
 def _tiled(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Images [n, height, width] in 0..1 -> one uint8 picture, row by row; empty places are filled like the lines."""
+    grey = np.empty(images.shape, np.uint8)
+    np.rint(images * np.float32(255), out=grey, casting="unsafe")
+    if len(grey) == rows == columns == 1:
+        return grey[0]
     height, width = images.shape[1:]
     page = np.full((_length(rows, height), _length(columns, width)), SEPARATOR, np.uint8)
-    grey = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     for number, image in enumerate(grey):
         top, left = number // columns * (height + 1), number % columns * (width + 1)
         page[top : top + height, left : left + width] = image

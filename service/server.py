@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.connections import make_protocol
 from service.door import Door
-from service.logs import set_up_logs
+from service.logs import flush_logs, set_up_logs
 from service.settings import Settings
 
 logger = logging.getLogger("rbm.server")
@@ -107,11 +107,13 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._draining_since is not None or not self.started:
+            flush_logs()
             os._exit(0 if not self.started and sig == signal.SIGTERM else 128 + sig)
         self._draining_since = time.monotonic()
         self._app.state.lifecycle.draining = True
 
     async def on_tick(self, counter: int) -> bool:
+        flush_logs()
         if self._draining_since is not None:
             self.should_exit = time.monotonic() - self._draining_since >= self._settings.drain_delay
         return await super().on_tick(counter)
