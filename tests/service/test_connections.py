@@ -41,9 +41,7 @@ def talk(server: ServerProcess, *pieces: bytes, pause: float = 0.0) -> bytes:
 
 @pytest.mark.parametrize("sent", [(SAMPLE + SAMPLE + LAST,), (SAMPLE, SAMPLE, LAST), (SAMPLE + LAST[:9], LAST[9:])])
 @pytest.mark.parametrize("pause", [0.0, 0.05])
-def test_requests_in_a_row_are_answered_in_order(
-    server: ServerProcess, pieces: tuple[bytes, ...], pause: float
-) -> None:
+def test_requests_in_a_row_are_answered_in_order(server: ServerProcess, sent: tuple[bytes, ...], pause: float) -> None:
     answers = talk(server, *sent, pause=pause)
     assert statuses(answers) == [b"200"] * b"".join(sent).count(b"GET")
     assert answers.endswith(b'{"status":"alive"}')

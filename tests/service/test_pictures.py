@@ -111,14 +111,3 @@ def test_frames_of_other_shapes_are_refused() -> None:
             render(frames)
     with pytest.raises(ValueError, match="weights"):
         filters_picture(np.zeros((30, 4)), (5, 7))
-
-
-def test_a_start_is_the_noise_of_the_chains() -> None:
-    from model_core import randomness
-    from service.starts import noise
-
-    for num_chains, num_visible in ((1, 784), (3, 783), (2, 1)):
-        seeds = randomness.chain_seeds(7, num_chains)
-        found = noise(seeds, num_visible)
-        assert found.dtype == bool
-        np.testing.assert_array_equal(found, randomness.noise(seeds, num_visible))
