@@ -73,6 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if between and not self._reading and (refusal := self.door.refusal(data)) is not None:
             self._enter("idle")
             self.transport.write(refusal)
+            self.transport.flush()  # type: ignore[attr-defined]
             self._unset_keepalive_if_required()
             self._expect_more()
         elif self._phase == "work":

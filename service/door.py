@@ -25,6 +25,7 @@ _SPECIAL = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade)
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r\n", re.I)
 _HEADERS = {**SECURITY_HEADERS, "Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "Retry-After": "1"}
 _HEAD = "HTTP/1.1 429 \r\n" + "".join(f"{name.lower()}: {value}\r\n" for name, value in _HEADERS.items())
+_ID = "\0"  # where the request's id stands in the body that all refusals share
 _LOG_SECONDS = 1.0
 
 
@@ -40,6 +41,8 @@ class Door:
         self.room, self.num_inside = room, 0
         self._observe = observe
         self._num_unlogged, self._logged_at = 0, 0.0
+        problem = busy(429, f"{room} requests are under way, which is the limit.", 1.0)
+        self._before_id, self._after_id = json.dumps(problem_body(problem, _ID, "/sample")).split(json.dumps(_ID)[1:-1])
 
     def refusal(self, data: bytes) -> bytes | None:
         """The whole answer to the bytes of one whole plain request if the house is full, else None."""
@@ -49,8 +52,7 @@ class Door:
             return None
         given = _REQUEST_ID.search(data)
         request_id = given[1].decode() if given else new_request_id()
-        problem = busy(429, f"{self.num_inside} requests are under way, which is the limit.", 1.0)
-        body = json.dumps(problem_body(problem, request_id, "/sample"))
+        body = f"{self._before_id}{request_id}{self._after_id}"
         self._observe()
         self._log()
         return f"{_HEAD}x-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()

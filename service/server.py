@@ -42,10 +42,11 @@ def serve(settings: Settings | None = None) -> int:
     _allow_many_sockets()
     app = create_app(settings)
     metrics = app.state.metrics
+    num_answers, num_rejected = metrics.requests.labels("/sample", "429"), metrics.rejected.labels("queue_full")
 
     def refused() -> None:
-        metrics.requests.labels("/sample", "429").inc()
-        metrics.rejected.labels("queue_full").inc()
+        num_answers.inc()
+        num_rejected.inc()
 
     config = uvicorn.Config(
         app,
