@@ -120,7 +120,7 @@ def describe(figures: dict[str, Any]) -> str:
         f"{figures['path']}: {bench.cell(kernel)} ms in the kernel alone, {bench.cell(idle['p50'])} ms through HTTP on "
         f"an idle server (p99 {bench.cell(idle['p99'])} ms). Capacity {bench.cell(figures['capacity_per_second'])}/s, "
         f"{bench.cell(100 * figures['share_of_raw'])} % of the raw {bench.cell(raw)} chain-steps/s of all cores, "
-        f"{bench.cell(100 * figures['share_of_one_core'])} % of one core's. Memory "
+        f"{bench.cell(0.1 * figures['capacity_per_second'] * kernel)} % of one core's. Memory "
         f"{bench.cell(memory['before'])} MB idle, {bench.cell(memory['peak'])} MB at its peak, "
         f"{bench.cell(memory['after'])} MB after. p99 of {SHORT}: {bench.cell(alone)} ms alone, {bench.cell(beside)} "
         f"ms beside {LONG} ({bench.cell(mixed['requests_per_second'])} requests/s in all)."
