@@ -62,6 +62,14 @@ class Client:
         self._opening: set[asyncio.Task[None]] = set()
         self._started = time.perf_counter()
         self._finished: Callable[[Shot], None] = lambda shot: None
+        self._requests: dict[str, bytes] = {}  # by path
+
+    def request(self, path: str) -> bytes:
+        """What is sent to ask for `path`."""
+        if path not in self._requests:
+            head = f"GET {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nAccept: */*\r\n\r\n"
+            self._requests[path] = head.encode()
+        return self._requests[path]
 
     def now(self) -> float:
         return time.perf_counter() - self._started
@@ -198,8 +206,7 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, shot: Shot) -> None:
         self._shot, self._head, self._missing = shot, b"", -1
-        host = f"{self._client.host}:{self._client.port}"
-        self._transport.write(f"GET {shot.path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n\r\n".encode())
+        self._transport.write(self._client.request(shot.path))
 
     def data_received(self, data: bytes) -> None:
         if self._missing < 0:

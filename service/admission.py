@@ -112,18 +112,21 @@ class Admission:
 
     def ahead_seconds(self, job: ChainJob) -> float:
         """How long `job` waits if nothing that goes before it comes after it."""
+        if not self._left:
+            return 0.0
         size = rank_of(job).size
         before = self._seconds({rank: left for rank, left in self._left.items() if rank.size <= size})
         return min(self.backlog_seconds, before * self._overtaking)
 
     def check(self, job: ChainJob, frame_bytes: int, now: float) -> None:
         """Raises `TooMuch` if there never is room for `job`, `Busy` if there is none now."""
-        self._check_size(job, frame_bytes, now)
+        alone = self.alone_seconds(job)
+        self._check_size(job, alone, frame_bytes, now)
         ahead, limits = self.ahead_seconds(job), self._limits
         if ahead > limits.max_queue_seconds:
             reason = f"The queue is {ahead:.1f} s long, its limit is {limits.max_queue_seconds:g} s."
             raise Busy(reason, ahead - limits.max_queue_seconds)
-        if job.deadline is not None and (late := ahead + self.alone_seconds(job) - (job.deadline - now)) > 0:
+        if job.deadline is not None and (late := ahead + alone - (job.deadline - now)) > 0:
             reason = f"The queue is {ahead:.1f} s long: this would end {late:.1f} s after its deadline."
             raise Busy(reason, late, "deadline")
         if self._num_jobs >= limits.max_jobs:
@@ -131,13 +134,14 @@ class Admission:
         if self._frame_bytes + frame_bytes > limits.max_frame_bytes:
             raise Busy("The frames of other jobs fill the memory that is set aside for them.", self.backlog_seconds)
 
-    def _check_size(self, job: ChainJob, frame_bytes: int, now: float) -> None:
-        alone, longest = self.alone_seconds(job), self._limits.max_job_seconds
+    def _check_size(self, job: ChainJob, alone: float, frame_bytes: int, now: float) -> None:
+        longest, time_left = self._limits.max_job_seconds, alone
         what = f"{job.num_chains} x {job.num_steps} steps take about {alone:.1f} s on an idle server"
         if alone > longest:
             largest = self._largest_num_steps(job, longest)
             raise TooMuch(f"{what}, the limit is {longest:g} s. Ask for at most {largest} steps.", largest)
-        time_left = max(0.0, job.deadline - now) if job.deadline is not None else alone
+        if job.deadline is not None:
+            time_left = max(0.0, job.deadline - now)
         if alone > time_left:
             largest = self._largest_num_steps(job, time_left)
             raise TooMuch(f"{what}, its timeout is {time_left:.1f} s. Ask for at most {largest} steps.", largest)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from service.registry import ServedModel
 
 MAX_PICTURE_PIXELS = 32_000_000  # about a second of encoding
-MAX_WEBP_PIXELS = 4_000_000  # the same, for its slower compression
+SMALL_PICTURE_PIXELS = 65_536  # some 50 microseconds as a PNG: a digit at the default scale
+MAX_WEBP_PIXELS = 4_000_000  # as MAX_PICTURE_PIXELS, for its slower compression
 MAX_PICTURE_SIDE = 16_383  # WebP's own limit
 MAX_TEXT_NUMBERS = 8_000_000  # about 100 MB of JSON
 BLOCK_ROWS = 64
@@ -34,7 +35,7 @@ class Drawing:
     params: ChainParams
     model: ServedModel
     seed: int
-    start: np.ndarray  # float32 [chains, visible]: what the model saw
+    start: np.ndarray  # numbers in 0..1, [chains, visible]: what the model saw
     steps: int = 0
     every: int = 0
     inverted: list[bool] | None = None  # of each upload; None where nothing was uploaded
@@ -77,8 +78,11 @@ def encode_frame(drawing: Drawing, frame: Frame) -> dict[str, Any]:
     return {"image": base64_text(picture), "free_energy": _rounded(drawing.model.free_energy(frame.visible))}
 
 
-def check_picture(drawing: Drawing, job: ChainJob, format_name: str) -> None:
+def check_picture(drawing: Drawing, job: ChainJob, format_name: str) -> int:
     """Refuses what would take seconds to paint, before any work is done.
+
+    Returns:
+      The pixels that will be painted; 0 if it is no picture.
 
     Raises:
       Problem: 422, saying what to ask for less of.
@@ -91,7 +95,7 @@ def check_picture(drawing: Drawing, job: ChainJob, format_name: str) -> None:
         most = MAX_WEBP_PIXELS if format_name == "webp" else most
         painted = picture_pixels(*size, (height, width), view=params.view, scale=scale, format=format_name)
     else:
-        return
+        return 0
     if painted > most:
         raise bad_parameter("scale", f"{painted:,} pixels in all, the limit is {most:,}. Ask for a smaller `scale` or "
                                      "`n`, or a larger `every`.")  # fmt: skip
@@ -99,6 +103,7 @@ def check_picture(drawing: Drawing, job: ChainJob, format_name: str) -> None:
     if params.view == "strip" and longest > MAX_PICTURE_SIDE:
         raise bad_parameter("every", f"a side of {longest:,} pixels, the limit is {MAX_PICTURE_SIDE:,}. Take a larger "
                                      "`every`, or a smaller `scale` or `n`.")  # fmt: skip
+    return painted
 
 
 def _picture(drawing: Drawing, frames: list[Frame], format_name: Any) -> bytes:

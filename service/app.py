@@ -46,11 +46,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `tracing` does it, where it is wanted
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
     for module in (routes_chains, routes_arrays, routes_models, routes):
-        app.include_router(module.router)
+        # As `include_router`, whose routers inside the router are all asked before one of them answers.
+        app.router.routes.extend(module.router.routes)
     add_error_table(app)
     _add_middleware(app, settings)
     describe(app)

@@ -1,4 +1,4 @@
-"""Limits on what uvicorn's h11 protocol waits for: it has none of its own, and a socket can be silent for ever.
+"""Limits on what uvicorn's HTTP protocol waits for: it has none of its own, and a socket can be silent for ever.
 
 A connection is in one of four phases, each with its clock:
 
@@ -10,29 +10,30 @@ A connection is in one of four phases, each with its clock:
 A client that does not read its answer is dropped after `write_seconds`. Connections in phase head or idle cost a
 socket and nothing else; above `max_idle_connections` of them the oldest is closed, so a thousand silent sockets
 never stand in the way of one that has something to ask.
+
+The parser is llhttp, by way of httptools, which is half the price of a request in Python. What comes after a request
+that is under way is not parsed before that one is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
-import uuid
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.door import Door
-from service.errors import CONTENT_TYPE, Problem, problem_body
+from service.errors import CONTENT_TYPE, Problem, new_request_id, problem_body
 from service.middleware import SECURITY_HEADERS
 from service.settings import Settings
+from service.writes import GatheringTransport
 
 _INSIDE = ("work",)  # the phase of a request that is under way; a body may dawdle, and shall keep nobody out
 
 
-def make_protocol(settings: Settings, door: Door) -> type[H11Protocol]:
+def make_protocol(settings: Settings, door: Door) -> type[HttpToolsProtocol]:
     """A protocol class with the limits of `settings`; uvicorn makes one instance a connection. They share a door."""
     silent: dict[LimitedProtocol, None] = {}  # in phase head or idle, oldest first
 
@@ -44,7 +45,7 @@ def make_protocol(settings: Settings, door: Door) -> type[H11Protocol]:
     return Protocol
 
 
-class LimitedProtocol(H11Protocol):
+class LimitedProtocol(HttpToolsProtocol):
     """See the module; `make_protocol` gives it its limits."""
 
     limits: Settings
@@ -55,34 +56,41 @@ class LimitedProtocol(H11Protocol):
     _write_clock: asyncio.TimerHandle | None = None
     _phase_began = 0.0
     _received = 0  # bytes in this phase
+    _reading = ""  # the part of a request that the parser is in: "head", "body", or "" between requests
+    _active: RequestResponseCycle | None = None  # the request that is being answered, or was last
+    _held = b""  # what came after it
 
     # What asyncio tells.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
         self._enter("head")
         if len(self.silent) > self.limits.max_idle_connections:
             next(iter(self.silent))._close()
 
     def data_received(self, data: bytes) -> None:
         between = self._phase == "idle" or (self._phase == "head" and not self._received)
-        if between and (refusal := self.door.refusal(data)) is not None:
+        if between and not self._reading and (refusal := self.door.refusal(data)) is not None:
             self._enter("idle")
             self.transport.write(refusal)
+            self.transport.flush()  # type: ignore[attr-defined]
             self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-            return
-        if self._phase == "idle":
-            self._enter("head")
-        self._received += len(data)
-        super().data_received(data)
-        self._look()
+            self._expect_more()
+        elif self._phase == "work":
+            self._held += data
+            self.flow.pause_reading()
+        else:
+            super().data_received(data)
+            self._look()
+            self._received += len(data)
+            if self._phase == "head" and self._received > self.limits.max_header_bytes:
+                self._refuse(Problem(431, f"The request head has more than {self.limits.max_header_bytes:,} bytes."))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._enter("")
         self._stop_write_clock()
+        if self._active is not None and not self._active.response_complete:
+            _abandon(self._active)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -93,9 +101,36 @@ class LimitedProtocol(H11Protocol):
         self._stop_write_clock()
         super().resume_writing()
 
+    # What the parser and the answer tell.
+
+    def on_message_begin(self) -> None:
+        self._reading = "head"
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
+            raise ValueError("one Host is needed (RFC 9112, section 3.2)")  # uvicorn answers 400
+        super().on_headers_complete()
+        self._reading = "body"
+
+    def on_message_complete(self) -> None:
+        self._reading = ""
+        super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
         self._look()
+        if self._held and self._phase in ("head", "idle"):
+            held, self._held = self._held, b""
+            self.data_received(held)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        self.cycle.keep_alive = False  # the request is answered, and nothing can follow it: the parser has stopped
 
     # Phases.
 
@@ -103,13 +138,25 @@ class LimitedProtocol(H11Protocol):
         """Enters the phase that the connection is in by now."""
         if self.transport.is_closing():
             self._enter("")
-        elif self.conn.their_state is h11.SEND_BODY:
+        elif self._is_reading_body():
             self._enter("body")
-        elif self.conn.their_state is h11.IDLE:
-            waits = self._phase == "head" or bool(self.conn.trailing_data[0])
-            self._enter("head" if waits else "idle")
-        else:
+        elif self._active is not None and not self._active.response_complete:
             self._enter("work")
+        elif self._reading or self._phase == "head":
+            self._enter("head")
+        else:
+            self._enter("idle")
+            self._expect_more()
+
+    def _is_reading_body(self) -> bool:
+        """Of the request that is being answered, or was answered before its end had come."""
+        return self._reading == "body" and self._active is self.cycle
+
+    def _expect_more(self) -> None:
+        """Starts uvicorn's clock of idle connections, if it does not run."""
+        if self.timeout_keep_alive_task is None:
+            handler = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     def _enter(self, phase: str) -> None:
         if phase == self._phase:
@@ -128,7 +175,7 @@ class LimitedProtocol(H11Protocol):
             self.silent[self] = None  # at the end: the youngest
 
     def _head_is_late(self) -> None:
-        if self._received:
+        if self._received or self._reading:
             self._refuse(Problem(408, f"The request head did not arrive within {self.limits.header_seconds:g} s."))
         else:
             self._close()
@@ -139,30 +186,31 @@ class LimitedProtocol(H11Protocol):
         if left > 0:
             self._clock = self.loop.call_later(left, self._body_is_late)
             return
-        if self.cycle is not None and not self.cycle.response_started:
-            self.cycle.disconnected = True  # the app sees that its client has left, and answers nothing
-            self.cycle.message_event.set()
-            self._refuse(Problem(408, f"The body did not arrive within {allowed:.0f} s."))
-        else:
-            self._close()
+        self._refuse(Problem(408, f"The body did not arrive within {allowed:.0f} s."))
 
     # Endings.
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn while it handles h11's exception, which knows the better status."""
-        status = getattr(sys.exc_info()[1], "error_status_hint", 400)
-        self._refuse(Problem(status if status in (400, 431) else 400, "This is not a valid HTTP/1.1 request."))
+        self._refuse(Problem(400, "This is not a valid HTTP/1.1 request."))
 
     def _refuse(self, problem: Problem) -> None:
         """Answers from below the app: a head that never became a request has no other way."""
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
-            request_id = uuid.uuid4().hex
+        active, may_answer = self._active, True
+        if active is not None and not active.response_complete:
+            if not self._is_reading_body():  # what is refused came after it
+                active.keep_alive = False
+                return
+            may_answer = not active.response_started
+            _abandon(active)
+        elif self._is_reading_body():
+            may_answer = False  # it was answered
+        if may_answer and not self.transport.is_closing():
+            request_id = new_request_id()
             content = json.dumps(problem_body(problem, request_id, "")).encode()
             headers = {**SECURITY_HEADERS, "Content-Type": CONTENT_TYPE, "X-Request-ID": request_id}
             headers |= {"Content-Length": str(len(content)), "Connection": "close"}
-            response = h11.Response(status_code=problem.status, headers=list(headers.items()))
-            for event in (response, h11.Data(data=content), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+            lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+            self.transport.write(STATUS_LINE[problem.status] + lines.encode() + b"\r\n" + content)
         self._close()
 
     def _close(self) -> None:
@@ -174,3 +222,9 @@ class LimitedProtocol(H11Protocol):
         if self._write_clock is not None:
             self._write_clock.cancel()
             self._write_clock = None
+
+
+def _abandon(cycle: RequestResponseCycle) -> None:
+    """Tells the app that its client has left: it answers nothing."""
+    cycle.disconnected = True
+    cycle.message_event.set()

@@ -12,19 +12,20 @@ import json
 import logging
 import re
 import time
-import uuid
 from collections.abc import Callable
 
-from service.errors import CONTENT_TYPE, busy, problem_body
+from service.errors import CONTENT_TYPE, busy, new_request_id, problem_body
+from service.logs import REQUESTS
 from service.middleware import SECURITY_HEADERS
 
-logger = logging.getLogger("rbm.http")
+logger = logging.getLogger(REQUESTS)
 _PLAIN = re.compile(rb"GET (/sample)(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
 # A body, or something about the connection: the parser's affair.
 _SPECIAL = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade):|\r\nconnection:[^\r]*close", re.I)
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r\n", re.I)
 _HEADERS = {**SECURITY_HEADERS, "Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "Retry-After": "1"}
 _HEAD = "HTTP/1.1 429 \r\n" + "".join(f"{name.lower()}: {value}\r\n" for name, value in _HEADERS.items())
+_ID = "\0"  # where the request's id stands in the body that all refusals share
 _LOG_SECONDS = 1.0
 
 
@@ -40,6 +41,8 @@ class Door:
         self.room, self.num_inside = room, 0
         self._observe = observe
         self._num_unlogged, self._logged_at = 0, 0.0
+        problem = busy(429, f"{room} requests are under way, which is the limit.", 1.0)
+        self._before_id, self._after_id = json.dumps(problem_body(problem, _ID, "/sample")).split(json.dumps(_ID)[1:-1])
 
     def refusal(self, data: bytes) -> bytes | None:
         """The whole answer to the bytes of one whole plain request if the house is full, else None."""
@@ -48,9 +51,8 @@ class Door:
         if _SPECIAL.search(data):
             return None
         given = _REQUEST_ID.search(data)
-        request_id = given[1].decode() if given else uuid.uuid4().hex
-        problem = busy(429, f"{self.num_inside} requests are under way, which is the limit.", 1.0)
-        body = json.dumps(problem_body(problem, request_id, "/sample"))
+        request_id = given[1].decode() if given else new_request_id()
+        body = f"{self._before_id}{request_id}{self._after_id}"
         self._observe()
         self._log()
         return f"{_HEAD}x-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()

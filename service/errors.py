@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,11 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.errors, self.headers = status, detail, list(errors), dict(headers or {})
+
+
+def new_request_id() -> str:
+    """Not a secret, so it costs no call of the system."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def bad_parameter(name: str, detail: str, status: int = 422) -> Problem:

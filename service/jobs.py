@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +36,7 @@ class ChainJob:
     """
 
     model: ServedModel  # the version that this job began with and finishes on
-    visible: np.ndarray  # uint8 [chains, visible], 0 or 1; float32 in 0..1 for mean_field
+    visible: np.ndarray  # uint8 or bool [chains, visible], 0 or 1; float32 in 0..1 for mean_field
     seeds: np.ndarray  # uint64 [chains]
     num_steps: int  # rounds in mode equilibrium
     temperature: float = 1.0
@@ -47,7 +48,8 @@ class ChainJob:
     def __post_init__(self) -> None:
         self._check()
         dtype = np.float32 if self.mode == "mean_field" else np.uint8
-        object.__setattr__(self, "visible", np.ascontiguousarray(self.visible, dtype))
+        visible = self.visible.view(np.uint8) if self.visible.dtype == bool else self.visible
+        object.__setattr__(self, "visible", np.ascontiguousarray(visible, dtype))
         object.__setattr__(self, "seeds", np.ascontiguousarray(self.seeds, np.uint64))
 
     def _check(self) -> None:
@@ -56,12 +58,10 @@ class ChainJob:
         shape = self.visible.shape
         if len(shape) != 2 or shape[0] < 1 or shape[1] != self.model.num_visible:
             raise ValueError(f"`visible` must be [chains, {self.model.num_visible}]. Received shape {shape}.")
-        if self.mode != "mean_field" and not ((self.visible == 0) | (self.visible == 1)).all():
-            raise ValueError(f"`visible` must hold only 0 and 1 in mode {self.mode}; binarise grey images first.")
+        if self.visible.dtype != bool:
+            self._check_values()
         if self.mode == "equilibrium" and self.model.sampler is None:
             raise ValueError(f"Model {self.model.name!r} was published without a ladder.")
-        if not (self.visible.min() >= 0 and self.visible.max() <= 1):
-            raise ValueError("`visible` must hold numbers between 0 and 1.")
         if self.seeds.shape != (self.num_chains,):
             raise ValueError(f"`seeds` must hold one integer a chain. Received shape {self.seeds.shape}.")
         if self.clamp is not None and (self.clamp.shape != shape or self.clamp.dtype != bool):
@@ -71,7 +71,13 @@ class ChainJob:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"`temperature` must be above 0. Received: {self.temperature}")
 
-    @property
+    def _check_values(self) -> None:
+        if self.mode != "mean_field" and not ((self.visible == 0) | (self.visible == 1)).all():
+            raise ValueError(f"`visible` must hold only 0 and 1 in mode {self.mode}; binarise grey images first.")
+        if not (self.visible.min() >= 0 and self.visible.max() <= 1):
+            raise ValueError("`visible` must hold numbers between 0 and 1.")
+
+    @cached_property
     def num_chains(self) -> int:
         return len(self.visible)
 
@@ -80,7 +86,7 @@ class ChainJob:
         """Work in chain-steps: one step of one chain is 1."""
         return self.num_chains * self.num_steps
 
-    @property
+    @cached_property
     def num_frames(self) -> int:
         """Frames that a reader of all of them gets: the start, one every `every` steps, the last."""
         if not self.every:

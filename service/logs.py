@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import time
 from contextvars import ContextVar
+from typing import TextIO
 
+REQUESTS = "rbm.http"  # the logger of requests
+_MOST_LINES = 1000  # that wait
 request_id_now: ContextVar[str] = ContextVar("request_id", default="-")
 
 
@@ -32,9 +36,38 @@ class _Json(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+class _GatheringHandler(logging.StreamHandler):
+    """Writes the lines of requests that went well together: a write a request costs as much as its answer's.
+
+    They wait for `flush`, which the server's clock calls, or for any other line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record) + "\n")
+        if record.name != REQUESTS or record.levelno > logging.INFO or len(self._lines) >= _MOST_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+
+def flush_logs() -> None:
+    """Writes what waits."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 def set_up_logs(log_format: str, level: str) -> None:
     """Sends the logs of this process to stderr, in one format; uvicorn's own go the same way."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _GatheringHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Console())
     root = logging.getLogger()
     root.handlers[:] = [handler]

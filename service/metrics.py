@@ -20,6 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # a look-up by labels is slow
         self._http(registry)
         self._scheduling(registry)
         self._models(registry)
@@ -82,6 +83,18 @@ class Metrics:
         )
         self.reloads = Counter("rbm_model_reloads_total", "Versions loaded or refused.", ["result"], registry=registry)
         self.bad_versions = Gauge("rbm_model_bad_versions", "Versions on disk that do not verify.", registry=registry)
+
+    def answered(self, route: str, status: int, seconds: float, num_bytes: int) -> None:
+        """Counts a request that is over."""
+        requests, durations = self._of_route.get((route, status)) or self._find_route(route, status)
+        requests.inc()
+        durations.observe(seconds)
+        self.sent_bytes.inc(num_bytes)
+
+    def _find_route(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        found = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
+        self._of_route[route, status] = found
+        return found
 
     def render(self) -> bytes:
         """The text format of Prometheus, of media type `CONTENT_TYPE`."""

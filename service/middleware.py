@@ -10,18 +10,17 @@ import hmac
 import logging
 import re
 import time
-import uuid
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import CLIENT_GONE, Problem, problem_response, to_problem
-from service.logs import request_id_now
+from service.errors import CLIENT_GONE, Problem, new_request_id, problem_response, to_problem
+from service.logs import REQUESTS, request_id_now
 from service.metrics import Metrics
 
-logger = logging.getLogger("rbm.http")
+logger = logging.getLogger(REQUESTS)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_TARGET_BYTES = 8192
 SECURITY_HEADERS = {
@@ -30,6 +29,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 # Documentation and probes: nothing here computes, and a browser cannot add a header to open a page.
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 OPEN_FOLDERS = ("/web/", "/problems/")
@@ -46,7 +46,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(Headers(scope=scope))
+        request_id = _request_id(scope)
         inner = {**scope, "state": {**scope.get("state", {}), "request_id": request_id}}
         if scope["method"] == "HEAD":
             inner["method"] = "GET"
@@ -58,9 +58,7 @@ class RequestContext:
             seconds = time.perf_counter() - started
             route = getattr(inner.get("route"), "path", None) or "unmatched"
             status = answer.status or CLIENT_GONE
-            self.metrics.requests.labels(route, str(status)).inc()
-            self.metrics.request_seconds.labels(route).observe(seconds)
-            self.metrics.sent_bytes.inc(answer.num_bytes)
+            self.metrics.answered(route, status, seconds, answer.num_bytes)
             _log(scope, status, seconds)
             request_id_now.reset(token)
 
@@ -88,10 +86,11 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self.request_id
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
+            headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
+            names = {name for name, _ in headers}
+            headers.append((b"x-request-id", self.request_id.encode()))
+            headers += [header for header in _SECURITY_HEADERS if header[0] not in names]
+            message["headers"] = headers
         elif self.without_body and message["type"] == "http.response.body":
             message = {**message, "body": b""}
         self.num_bytes += len(message.get("body", b""))
@@ -126,19 +125,20 @@ class ApiKeys:
 def _counted(receive: Receive, metrics: Metrics) -> Receive:
     async def counted() -> Message:
         message = await receive()
-        metrics.received_bytes.inc(len(message.get("body", b"")))
+        if body := message.get("body"):
+            metrics.received_bytes.inc(len(body))
         return message
 
     return counted
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _request_id(scope: Scope) -> str:
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 def _check_head(scope: Scope, max_header_bytes: int) -> None:
-    """h11 checks the size of a head only while it is incomplete; one that came in a single read gets here."""
+    """The connection limits a head that is incomplete; one that came in a single read gets here."""
     target = len(scope.get("raw_path") or b"") + len(scope["query_string"])
     if target > MAX_TARGET_BYTES:
         raise Problem(414, f"The address has {target:,} bytes; the limit is {MAX_TARGET_BYTES:,}.")
@@ -149,6 +149,8 @@ def _check_head(scope: Scope, max_header_bytes: int) -> None:
 
 def _check_query(query: bytes) -> None:
     """Of two values for one parameter the framework would silently take one."""
+    if b"&" not in query:
+        return
     names = [name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

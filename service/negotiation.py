@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from service.errors import Problem
 
@@ -19,7 +20,8 @@ MEDIA_TYPES = {
 ANIMATED = ("gif", "apng")  # asking for these is asking for frames
 
 
-def choose_format(requested: str | None, accept: str | None, offered: Sequence[str]) -> str:
+@lru_cache(maxsize=64)
+def choose_format(requested: str | None, accept: str | None, offered: tuple[str, ...]) -> str:
     """The format to answer in, one of `offered`, which lists the server's favourites first.
 
     Among formats that the client likes equally the server's order decides: a browser that takes any image gets a PNG.

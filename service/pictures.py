@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from service.png import encode_png
+
 MAX_SCALE = 32
 FRAME_MILLISECONDS = 100
 LAST_FRAME_MILLISECONDS = 1500  # the end of a dream stays in view before the animation begins again
@@ -47,7 +49,7 @@ def render(
     else:
         shown = frames if format in ANIMATED else frames[-1:]
         pages = [_page(np.asarray(frame), inputs if view == "pair" else None) for frame in shown]
-    return _encoded([_scaled(page, scale) for page in pages], format)
+    return _encoded(pages, scale, format)
 
 
 def picture_pixels(
@@ -76,7 +78,7 @@ def filters_picture(weights: np.ndarray, image_shape: tuple[int, int], scale: in
         raise ValueError(f"`weights` must be [pixels of {image_shape}, hidden]. Received shape {weights.shape}.")
     limit = max(float(np.quantile(np.abs(weights), 0.995)), 1e-12)
     tiles = np.clip(0.5 + 0.5 * weights.T / limit, 0, 1).reshape(-1, *image_shape)
-    return _encoded([_scaled(_tiled(tiles, *_grid(len(tiles))), scale)], format)
+    return _encoded([_tiled(tiles, *_grid(len(tiles)))], scale, format)
 
 
 def _check(
@@ -121,24 +123,26 @@ def _length(count: int, size: int) -> int:
 
 def _tiled(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Images [n, height, width] in 0..1 -> one uint8 picture, row by row; empty places are filled like the lines."""
+    grey = np.empty(images.shape, np.uint8)
+    np.rint(images * np.float32(255), out=grey, casting="unsafe")
+    if len(grey) == rows == columns == 1:
+        return grey[0]
     height, width = images.shape[1:]
     page = np.full((_length(rows, height), _length(columns, width)), SEPARATOR, np.uint8)
-    grey = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     for number, image in enumerate(grey):
         top, left = number // columns * (height + 1), number % columns * (width + 1)
         page[top : top + height, left : left + width] = image
     return page
 
 
-def _scaled(page: np.ndarray, scale: int) -> Image.Image:
-    return Image.fromarray(page.repeat(scale, axis=0).repeat(scale, axis=1))
-
-
-def _encoded(pages: list[Image.Image], format: str) -> bytes:
+def _encoded(pages: list[np.ndarray], scale: int, format: str) -> bytes:
+    if len(pages) == 1 and format in ("png", "apng"):
+        return encode_png(pages[0], scale)
+    images = [Image.fromarray(page.repeat(scale, axis=0).repeat(scale, axis=1)) for page in pages]
     stream = io.BytesIO()
     options: dict[str, Any] = {"lossless": True, "method": 2} if format == "webp" else {}
     if len(pages) > 1:
         durations = [FRAME_MILLISECONDS] * (len(pages) - 1) + [LAST_FRAME_MILLISECONDS]
-        options |= {"save_all": True, "append_images": pages[1:], "duration": durations, "loop": 0}
-    pages[0].save(stream, "PNG" if format == "apng" else format.upper(), **options)
+        options |= {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
+    images[0].save(stream, "PNG" if format == "apng" else format.upper(), **options)
     return stream.getvalue()

@@ -158,7 +158,7 @@ class Roster:
         self._admission.work_done(run.rank, work * part.num_chains)
         frame = part.move(num_steps, visible, probs)
         if frame is not None:
-            run.ticket.offer(frame)
+            run.ticket.offer(frame, last=part.finished)
         if not part.finished:
             self._line.put(part)
         elif frame is not None:  # the last part of the last frame

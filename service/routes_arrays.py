@@ -13,6 +13,7 @@ from starlette.responses import Response
 from service.answers import check_table, csv_bytes, json_bytes, json_table, npy_bytes
 from service.inputs import read_pixels
 from service.openapi import image_body, table_answers
+from service.parameter_route import ParameterRoute
 from service.schemas import TABLE_FORMATS, EnergyParams, FeaturesParams, TimeoutHeader
 from service.serving import (
     NOT_STORED,
@@ -30,7 +31,7 @@ from service.streaming import while_connected
 if TYPE_CHECKING:
     from service.registry import ServedModel
 
-router = APIRouter(tags=["arrays"])
+router = APIRouter(tags=["arrays"], route_class=ParameterRoute)
 
 
 @router.post("/features", responses=table_answers("Features"), openapi_extra=image_body(many=True))

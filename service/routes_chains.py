@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +10,13 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from service.answers import Drawing, check_picture, encode_answer, encode_frame
+from service.answers import SMALL_PICTURE_PIXELS, Drawing, check_picture, encode_answer, encode_frame
 from service.errors import bad_parameter
 from service.inputs import read_mask, read_pixels
 from service.jobs import ChainJob, Frame
 from service.negotiation import ANIMATED, MEDIA_TYPES
 from service.openapi import image_body, inpaint_body, picture_answers
+from service.parameter_route import ParameterRoute
 from service.schemas import (
     MAX_CHAINS,
     PICTURE_FORMATS,
@@ -43,7 +43,7 @@ from service.streaming import events, while_connected
 if TYPE_CHECKING:
     from service.registry import ServedModel
 
-router = APIRouter(tags=["chains"])
+router = APIRouter(tags=["chains"], route_class=ParameterRoute)
 _ANIMATION_FRAMES, _STRIP_FRAMES = 30, 10
 
 
@@ -64,7 +64,7 @@ async def dream(
     seeds = chain_seeds(seed, len(rows))
     start = rows if params.mode == "mean_field" else binarize(rows, seeds)
     job = chain_job(model, params, params.steps, format_name, start, seeds, deadline, mode=params.mode)
-    drawing = Drawing(params, model, seed, rows, inverted=pixels.inverted)
+    drawing = Drawing(params, model, seed, rows, steps=job.num_steps, every=job.every, inverted=pixels.inverted)
     return await _run(request, job, drawing, format_name, NOT_STORED | pixels.header(), decode_seconds)
 
 
@@ -87,7 +87,8 @@ async def sample(
         if unchanged := cache.not_modified():
             return unchanged
         headers = cache.headers
-    return await _run(request, job, Drawing(params, model, seed, job.visible.astype(np.float32)), format_name, headers)
+    drawing = Drawing(params, model, seed, job.visible, steps=job.num_steps, every=job.every)
+    return await _run(request, job, drawing, format_name, headers)
 
 
 @router.post("/inpaint", responses=picture_answers(), openapi_extra=inpaint_body())
@@ -110,7 +111,7 @@ async def inpaint(
     start = np.where(kept, binarize(rows, seeds), noise(seeds, model.num_visible))
     job = chain_job(model, params, params.steps, format_name, start, seeds, deadline, clamp=kept)
     shown = np.where(kept, rows, 0.0).astype(np.float32)
-    drawing = Drawing(params, model, seed, shown, inverted=pixels.inverted)
+    drawing = Drawing(params, model, seed, shown, steps=job.num_steps, every=job.every, inverted=pixels.inverted)
     return await _run(request, job, drawing, format_name, NOT_STORED | pixels.header(), decode_seconds)
 
 
@@ -179,8 +180,7 @@ async def _run(
     decode_seconds: float = 0.0,
 ) -> Response:
     """Runs the job and answers in `format_name`."""
-    drawing = dataclasses.replace(drawing, steps=job.num_steps, every=job.every)
-    check_picture(drawing, job, format_name)
+    num_painted = check_picture(drawing, job, format_name)
     headers = {**model_headers(drawing.model, seed=drawing.seed, steps=job.num_steps), **further_headers}
     scheduler, settings = request.app.state.scheduler, request.app.state.settings
     if format_name == "sse":
@@ -198,7 +198,10 @@ async def _run(
     finally:
         ticket.cancel()  # for a request that is cancelled before it begins to wait
     began = time.perf_counter()
-    content = await encode(request, encode_answer, drawing, frames, format_name)
+    if format_name == "png" and job.num_chains == job.num_frames == 1 and num_painted <= SMALL_PICTURE_PIXELS:
+        content = encode_answer(drawing, frames, format_name)  # sooner done than handed over
+    else:
+        content = await encode(request, encode_answer, drawing, frames, format_name)
     timing = server_timing(
         queue=ticket.queue_seconds,
         decode=decode_seconds,

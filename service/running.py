@@ -31,6 +31,8 @@ class Run:
 
     def arrive(self, part: Part, probs: np.ndarray) -> Frame | None:
         """Puts in the rows of a part that has come to a frame; returns the frame when all parts have."""
+        if part.num_chains == self.job.num_chains:
+            return Frame(part.step, part.visible, probs)
         unfinished = self._unfinished.get(part.step)
         if unfinished is None:
             unfinished = self._unfinished[part.step] = _UnfinishedFrame(self.job, part.step)

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.connections import make_protocol
 from service.door import Door
-from service.logs import set_up_logs
+from service.logs import flush_logs, set_up_logs
 from service.settings import Settings
 
 logger = logging.getLogger("rbm.server")
@@ -42,10 +42,11 @@ def serve(settings: Settings | None = None) -> int:
     _allow_many_sockets()
     app = create_app(settings)
     metrics = app.state.metrics
+    num_answers, num_rejected = metrics.requests.labels("/sample", "429"), metrics.rejected.labels("queue_full")
 
     def refused() -> None:
-        metrics.requests.labels("/sample", "429").inc()
-        metrics.rejected.labels("queue_full").inc()
+        num_answers.inc()
+        num_rejected.inc()
 
     config = uvicorn.Config(
         app,
@@ -55,10 +56,10 @@ def serve(settings: Settings | None = None) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks for the client's address or scheme
         backlog=_BACKLOG,
         timeout_keep_alive=max(1, round(settings.idle_seconds)),
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        h11_max_incomplete_event_size=settings.max_header_bytes,
     )
     host, port = listener.getsockname()[:2]
     logger.info("serving on http://%s:%d (API: /docs; stop: Ctrl-C)", f"[{host}]" if ":" in host else host, port)
@@ -107,11 +108,13 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._draining_since is not None or not self.started:
+            flush_logs()
             os._exit(0 if not self.started and sig == signal.SIGTERM else 128 + sig)
         self._draining_since = time.monotonic()
         self._app.state.lifecycle.draining = True
 
     async def on_tick(self, counter: int) -> bool:
+        flush_logs()
         if self._draining_since is not None:
             self.should_exit = time.monotonic() - self._draining_since >= self._settings.drain_delay
         return await super().on_tick(counter)

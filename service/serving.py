@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
@@ -28,7 +28,7 @@ def deadline_of(request: Request, params: ModelParams, header: float | None) -> 
     return time.monotonic() + min(given, default=request.app.state.settings.default_timeout)
 
 
-def chosen_format(request: Request, requested: str | None, offered: Sequence[str]) -> str:
+def chosen_format(request: Request, requested: str | None, offered: tuple[str, ...]) -> str:
     accept = ",".join(request.headers.getlist("accept"))
     return choose_format(requested, accept, offered)
 

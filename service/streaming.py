@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -30,6 +30,24 @@ class Lifecycle:
     def __init__(self) -> None:
         self.draining = False
         self.stop = asyncio.Event()
+        self._listeners: set[Callable[[], None]] = set()
+        self._telling = asyncio.ensure_future(self._tell())
+
+    @contextlib.contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Calls `listener` when `stop` is set, or now if it was."""
+        self._listeners.add(listener)
+        if self._telling.done():
+            listener()
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    async def _tell(self) -> None:
+        await self.stop.wait()
+        for listener in list(self._listeners):
+            listener()
 
 
 async def gone(request: Request) -> None:
@@ -41,25 +59,38 @@ async def gone(request: Request) -> None:
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client leaves or the server stops.
 
+    `work` stays in this task and is interrupted as `asyncio.timeout` does it: of three tasks that wait for each other
+    only the one that watches the client is left.
+
     Raises:
       ClientDisconnect: the client left.
       Problem: 503, the server stops.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(gone(request))
-    stopping = asyncio.ensure_future(request.app.state.lifecycle.stop.wait())
-    try:
-        await asyncio.wait({working, leaving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        if leaving.done():
-            raise ClientDisconnect
-        raise busy(503, _STOPPED, 1.0)
-    finally:
-        for task in (working, leaving, stopping):
+    task = asyncio.current_task()
+    assert task is not None
+    reasons: list[Exception] = []
+    before = task.cancelling()
+
+    def interrupt(reason: Exception) -> None:
+        if not reasons:
+            reasons.append(reason)
             task.cancel()
-        with contextlib.suppress(BaseException):  # its result was taken above, or nobody wants it
-            await working
+
+    def left(_: asyncio.Future[None]) -> None:
+        interrupt(ClientDisconnect())
+
+    leaving = asyncio.ensure_future(gone(request))
+    leaving.add_done_callback(left)
+    try:
+        with request.app.state.lifecycle.listening(lambda: interrupt(busy(503, _STOPPED, 1.0))):
+            return await work
+    except asyncio.CancelledError:
+        if reasons and task.uncancel() <= before:
+            raise reasons[0] from None
+        raise
+    finally:
+        leaving.remove_done_callback(left)
+        leaving.cancel()
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:

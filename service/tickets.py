@@ -66,8 +66,16 @@ class Ticket:
             raise self._error
 
     async def result(self) -> list[Frame]:
-        """All frames, the last one last; raises what `frames` raises."""
-        return [frame async for frame in self.frames()]
+        """All frames, the last one last; raises what `frames` raises, and cancels as it does."""
+        try:
+            while not self.ended:
+                await self._news.wait()
+                self._news.clear()
+        finally:
+            self.cancel()
+        if self._error is not None:
+            raise self._error
+        return list(self._frames)
 
     def cancel(self) -> None:
         """Stops the work within one slice. Does nothing after the end; any number of calls, from any thread."""
@@ -99,9 +107,11 @@ class Ticket:
     def start(self, now: float) -> None:
         self._started_at = now
 
-    def offer(self, frame: Frame) -> None:
+    def offer(self, frame: Frame, *, last: bool = False) -> None:
+        """Leaves a frame. After the last one comes `finish` at once, and wakes the reader."""
         self._frames.append(frame)
-        self._wake_up()
+        if not last:
+            self._wake_up()
 
     def finish(self, error: Exception | None = None) -> None:
         """The end; a second one is ignored."""

@@ -1,0 +1,82 @@
+"""What follows a request on its connection: answered in order, and never before it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.service.http_helpers import ServerProcess, publish_tiny, read_all
+
+SAMPLE = b"GET /sample?steps=2000&n=8&seed=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    checkpoints = tmp_path_factory.mktemp("store") / "checkpoints"
+    publish_tiny(checkpoints)
+    server = ServerProcess(checkpoints, RBM_HEADER_SECONDS="2", RBM_IDLE_SECONDS="2")
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()
+
+
+def statuses(answers: bytes) -> list[bytes]:
+    """Status of each answer in a stream of them; PNGs do not hold these words."""
+    return re.findall(rb"HTTP/1\.1 (\d{3}) ", answers)
+
+
+def talk(server: ServerProcess, *pieces: bytes, pause: float = 0.0) -> bytes:
+    with server.connect() as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        return read_all(connection)
+
+
+@pytest.mark.parametrize("sent", [(SAMPLE + SAMPLE + LAST,), (SAMPLE, SAMPLE, LAST), (SAMPLE + LAST[:9], LAST[9:])])
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_requests_in_a_row_are_answered_in_order(server: ServerProcess, sent: tuple[bytes, ...], pause: float) -> None:
+    answers = talk(server, *sent, pause=pause)
+    assert statuses(answers) == [b"200"] * b"".join(sent).count(b"GET")
+    assert answers.endswith(b'{"status":"alive"}')
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_nonsense_after_a_request_does_not_spoil_its_answer(server: ServerProcess, pause: float) -> None:
+    answers = talk(server, SAMPLE, b"NONSENSE\r\n\r\n", pause=pause)
+    assert statuses(answers)[0] == b"200" and b"image/png" in answers
+    assert statuses(answers)[1:] in ([], [b"400"])
+    assert statuses(talk(server, SAMPLE + b"NONSENSE\r\n\r\n"))[0] == b"200"
+
+
+def test_an_offer_to_upgrade_is_declined_and_the_connection_ends(server: ServerProcess) -> None:
+    offer = SAMPLE.replace(b"Host: x", b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c")
+    assert statuses(talk(server, offer)) == [b"200"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"POST /dream HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Bad: a\0b\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n",
+    ],
+)
+def test_heads_that_two_servers_could_read_differently_are_refused(server: ServerProcess, head: bytes) -> None:
+    assert statuses(talk(server, head)) == [b"400"]
+
+
+def test_an_old_client_needs_no_host(server: ServerProcess) -> None:
+    assert statuses(talk(server, b"GET /healthz HTTP/1.0\r\n\r\n")) == [b"200"]
+
+
+def test_a_head_that_begins_while_another_request_runs_is_limited_too(server: ServerProcess) -> None:
+    answers = talk(server, SAMPLE, b"GET /healthz HTTP/1.1\r\nX-Long: " + b"a" * 100_000, pause=0.02)
+    assert statuses(answers) == [b"200", b"431"]
