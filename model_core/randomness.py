@@ -52,12 +52,15 @@ def layer_keys(seeds: np.ndarray, step: int, layer: int) -> np.ndarray:
 
 def random_words(seeds: np.ndarray, step: int, layer: int, num_units: int) -> np.ndarray:
     """One 32-bit random word for each unit of one half-step, uint32 [chains, num_units]."""
-    keys = layer_keys(seeds, step, layer)
+    words = _double_words(seeds, step, layer, num_units)
+    return words.astype("<u8", copy=False).view("<u4")[:, :num_units].astype(np.uint32, copy=False)
+
+
+def _double_words(seeds: np.ndarray, step: int, layer: int, num_units: int) -> np.ndarray:
+    """A 64-bit word for every two units, the lower half for the first; uint64 [chains, words]."""
     counters = np.arange(1, (num_units + 1) // 2 + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        words = mix(keys[:, None] + counters * np.uint64(GAMMA))
-    halves = np.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], axis=-1)
-    return halves.reshape(len(keys), -1)[:, :num_units].astype(np.uint32)
+        return mix(layer_keys(seeds, step, layer)[:, None] + counters * np.uint64(GAMMA))
 
 
 def uniforms(seeds: np.ndarray, step: int, layer: int, num_units: int) -> np.ndarray:
@@ -66,5 +69,9 @@ def uniforms(seeds: np.ndarray, step: int, layer: int, num_units: int) -> np.nda
 
 
 def noise(seeds: np.ndarray, num_units: int) -> np.ndarray:
-    """Fair coin flips, the start of a sample: uint8 0 or 1 [chains, num_units]."""
-    return (random_words(seeds, _START_STEP, VISIBLE_LAYER, num_units) >> np.uint32(31)).astype(np.uint8)
+    """Fair coin flips, the start of a sample: the highest bit of each unit's word, uint8 0 or 1 [chains, num_units]."""
+    words = _double_words(seeds, _START_STEP, VISIBLE_LAYER, num_units)
+    flips = np.empty((*words.shape, 2), np.uint8)
+    flips[:, :, 0] = (words >> np.uint64(31)) & np.uint64(1)
+    flips[:, :, 1] = words >> np.uint64(63)
+    return flips.reshape(len(words), -1)[:, :num_units]

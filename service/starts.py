@@ -6,7 +6,8 @@ import random
 
 import numpy as np
 
-from model_core.randomness import GAMMA, VISIBLE_LAYER, chain_seeds, layer_keys, mix, uniforms
+from model_core import randomness
+from model_core.randomness import VISIBLE_LAYER, chain_seeds, uniforms
 
 __all__ = ["binarize", "chain_seeds", "draw_seed", "noise"]
 _START_STEP = 2**63 - 1  # a step that no chain reaches, as in `noise`: no chain starts at both
@@ -18,17 +19,8 @@ def draw_seed() -> int:
 
 
 def noise(seeds: np.ndarray, num_visible: int) -> np.ndarray:
-    """Fair coin flips, bool [chains, visible]: `randomness.noise` by a shorter way, for this is done on every request.
-
-    A flip is the highest bit of half a word. By its type the result holds nothing but 0 and 1: nobody has to look.
-    """
-    num_words = (num_visible + 1) // 2
-    counters = np.arange(1, num_words + 1, dtype=np.uint64) * np.uint64(GAMMA)
-    words = mix(layer_keys(seeds, _START_STEP, VISIBLE_LAYER)[:, None] + counters)
-    flips = np.empty((len(seeds), num_words, 2), bool)
-    flips[:, :, 0] = words & np.uint64(1 << 31)
-    flips[:, :, 1] = words & np.uint64(1 << 63)
-    return flips.reshape(len(seeds), -1)[:, :num_visible]
+    """`randomness.noise` as bool [chains, visible]: by its type it holds nothing but 0 and 1, so nobody has to look."""
+    return randomness.noise(seeds, num_visible).view(bool)
 
 
 def binarize(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
