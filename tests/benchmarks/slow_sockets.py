@@ -8,7 +8,8 @@ opened anew when its limit would have been over. Good clients ask for short samp
 
 The line: the silent and the slow headers are closed within 10 s, the slow bodies within 30 s (and a second of grace);
 the good clients' rate under attack is at least 0.95 of that without, median against median; none of them is refused.
-Where other programs share the computer, give this one the processors: `chrt -r 4 python ...`.
+Where other programs share the computer, give this one the processors: `chrt -r 4 python ...`; and look at what
+an answer costs the server's process, which hardly depends on them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import random
 import socket
 import statistics
@@ -96,6 +98,7 @@ def attack(port: int, pipe: Connection, counts: dict[str, int]) -> None:
             attacker.tick()
             if number % 50 == 49:  # spread over the second
                 time.sleep(max(0.0, began + number / len(crowd) - time.monotonic()))
+        time.sleep(max(0.0, began + 1.0 - time.monotonic()))
     lives: dict[str, list[float]] = {kind: [] for kind in NUM_ATTACKERS}
     for attacker in crowd:
         lives[attacker.kind] += attacker.lives
@@ -131,15 +134,21 @@ class Good:
         self._thread.join()
 
 
-def window(server: ServerProcess, seconds: float) -> tuple[float, Counter[str]]:
-    """Good answers a second, and all statuses."""
+def cpu_seconds(server: ServerProcess) -> float:
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def window(server: ServerProcess, seconds: float) -> tuple[float, float, Counter[str]]:
+    """Good answers a second, milliseconds of the processor for each, all statuses."""
     statuses: Counter[str] = Counter()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), cpu_seconds(server)
     clients = [Good(server.port, statuses) for _ in range(NUM_GOOD)]
     time.sleep(seconds)
     for client in clients:
         client.stop()
-    return statuses["200"] / (time.perf_counter() - began), statuses
+    cost = 1e3 * (cpu_seconds(server) - busy) / statuses["200"]
+    return statuses["200"] / (time.perf_counter() - began), cost, statuses
 
 
 @contextlib.contextmanager
@@ -166,19 +175,23 @@ def measure(server: ServerProcess, seconds: float, num_pairs: int) -> dict[str, 
         time.sleep(max(LIMITS.values()))
     lives: dict[str, list[float]] = {}
     rates: dict[bool, list[float]] = {False: [], True: []}
+    costs: dict[bool, list[float]] = {False: [], True: []}
     statuses: Counter[str] = Counter()
     window(server, 2.0)
     for number in range(2 * num_pairs):
         attacked = bool(number % 2)
         with attackers(server, NUM_ATTACKERS, lives) if attacked else contextlib.nullcontext():
-            rate, seen = window(server, seconds)
+            rate, cost, seen = window(server, seconds)
         rates[attacked].append(round(rate))
+        costs[attacked].append(round(cost, 3))
         statuses += seen
-        print(f"{'attacked' if attacked else 'alone'}: {rate:.0f}/s", file=sys.stderr, flush=True)
+        print(f"{'attacked' if attacked else 'alone'}: {rate:.0f}/s, {cost:.3f} ms each", file=sys.stderr, flush=True)
     return {
         "share_of_rate": round(statistics.median(rates[True]) / statistics.median(rates[False]), 3),
         "rates_alone": rates[False],
         "rates_attacked": rates[True],
+        "processor_ms_an_answer_alone": costs[False],
+        "processor_ms_an_answer_attacked": costs[True],
         "statuses": statuses,
         "sockets": {kind: len(seen) for kind, seen in lives.items()},
         "longest_seconds_open": {kind: round(max(seen), 1) for kind, seen in lives.items()},
