@@ -8,8 +8,8 @@ opened anew when its limit would have been over. Good clients ask for short samp
 
 The line: the silent and the slow headers are closed within 10 s, the slow bodies within 30 s (and a second of grace);
 the good clients' rate under attack is at least 0.95 of that without, in the median; none of them is refused.
-Where other programs share the computer, give this one the processors: `chrt -r 4 python ...`; and look at what
-an answer costs the server's process, which hardly depends on them.
+Where other programs share the computer, give this one the processors: `chrt -r 4 python ...`; and look at the
+share of a processor that the attackers take while nobody else asks, which hardly depends on them.
 """
 
 from __future__ import annotations
@@ -182,11 +182,16 @@ def measure(server: ServerProcess, seconds: float, num_pairs: int) -> dict[str, 
     lives: dict[str, list[float]] = {}
     rates: list[float] = []
     costs: list[float] = []
+    spent: list[float] = []
     statuses: Counter[str] = Counter()
     window(server, 2.0)
     for number in range(2 * num_pairs + 1):
         attacked = bool(number % 2)
         with attackers(server, NUM_ATTACKERS, lives) if attacked else contextlib.nullcontext():
+            if attacked:
+                busy = cpu_seconds(server)
+                time.sleep(5.0)
+                spent.append(round((cpu_seconds(server) - busy) / 5.0, 3))
             rate, cost, seen = window(server, seconds)
         rates.append(round(rate))
         costs.append(round(cost, 3))
@@ -197,6 +202,7 @@ def measure(server: ServerProcess, seconds: float, num_pairs: int) -> dict[str, 
         "rates": rates,
         "cost_alone_to_cost_attacked": round(1 / kept(costs), 3),
         "processor_ms_an_answer": costs,
+        "processors_spent_on_attackers_alone": spent,
         "statuses": statuses,
         "sockets": {kind: len(seen) for kind, seen in lives.items()},
         "longest_seconds_open": {kind: round(max(seen), 1) for kind, seen in lives.items()},
