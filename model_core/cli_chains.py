@@ -149,5 +149,5 @@ def features(
         drawn = draw_seed() if params.seed is None else params.seed
         hidden = binarize(hidden, chain_seeds(drawn, len(hidden)))
     content = encode_features(served, params.kind, drawn, hidden, chosen, inverted)
-    where = write_output(content, chosen, out, "features")
+    where = write_output(content if isinstance(content, bytes) else b"".join(content), chosen, out, "features")
     say(f"{served.name} version {served.version}: {len(rows)} x {served.num_hidden} {params.kind} to {where}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numba as nb
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import config, types
 from numba.extending import intrinsic
 
 from model_core.randomness import GAMMA, MIX_1, MIX_2
@@ -21,13 +25,38 @@ _ROUND = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the rounded numb
 _BELOW_ONE = np.float32(1.0 - 2.0**-24)
 
 
-def _can_cache() -> bool:
-    """Whether Numba finds a place for compiled code: beside this file, or in the user's cache folder."""
-    places = [os.environ.get("NUMBA_CACHE_DIR"), Path(__file__).parent, Path.home()]
-    return any(place is not None and os.access(place, os.W_OK) for place in places)
+def _cache_folder() -> str:
+    """Where compiled code is kept: a folder for these very sources, in the first place that can be written; or "".
+
+    Numba looks at the file of the function that it loads, but neither at those whose code was compiled into it nor at
+    whether the types that its index names still exist: after an upgrade it would run old code, or fail.
+    """
+    here, digest = Path(__file__).parent, hashlib.sha256()
+    for source in (*sorted(here.glob("kernels*.py")), here / "randomness.py"):
+        digest.update(source.read_bytes())
+    users = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for place in (os.environ.get("NUMBA_CACHE_DIR"), here / "__pycache__", Path(users, "rbm-dream")):
+        if place:
+            folder = Path(place, f"numba-{digest.hexdigest()[:16]}")
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                if os.access(folder, os.W_OK):
+                    return str(folder)
+    return ""
 
 
-jit = nb.njit(nogil=True, cache=_can_cache(), error_model="numpy")
+_CACHE_FOLDER = _cache_folder()
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compiles a function on its first call; the code is kept for the next process."""
+    before, config.CACHE_DIR = config.CACHE_DIR, _CACHE_FOLDER  # Numba reads it when it decorates
+    try:
+        return nb.njit(nogil=True, cache=bool(_CACHE_FOLDER), error_model="numpy")(function)
+    finally:
+        config.CACHE_DIR = before
+
+
 _inline = nb.njit(nogil=True, inline="always", error_model="numpy")
 
 

@@ -1,7 +1,12 @@
-"""The manifest of a version, `model.json`: its fields, how it is written, and what a reader checks before using it."""
+"""The manifest of a version, `model.json`: its fields, how it is written, and what a reader checks before using it.
+
+Its `files` holds the hashes of the other files, and its `sha256` that of itself: of everything else it says, so that a
+damaged number in the model card is found like a damaged weight. Manifests of format 1 have no hash of their own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -12,7 +17,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UNSEALED_FORMAT = 1  # still read
 WEIGHTS_FILE, MANIFEST_FILE = "model.safetensors", "model.json"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 VERSION_PATTERN = re.compile(r"[0-9]{6}")
@@ -22,6 +28,7 @@ MAX_MANIFEST_BYTES = 2**22
 _CALLERS_FIELDS = ("training", "dataset", "metrics", "free_energy_percentiles", "licence")
 _PUBLISHERS_FIELDS = (
     "format_version", "name", "version", "created_at", "image_shape", "num_visible", "num_hidden", "files", "software",
+    "sha256",
 )  # fmt: skip
 _PACKAGES = ("numpy", "safetensors", "tensorflow", "numba")
 _OPTIONAL_FIELDS = {"created_at": str, "training": dict, "dataset": dict, "metrics": dict, "software": dict}
@@ -82,7 +89,7 @@ def new_manifest(
 
 
 def format_manifest(manifest: Mapping[str, Any]) -> bytes:
-    """JSON for people to read; NumPy numbers and arrays become plain ones."""
+    """JSON for people to read, with its own hash; NumPy numbers and arrays become plain ones."""
 
     def plain(value: Any) -> Any:
         if hasattr(value, "tolist"):
@@ -90,16 +97,27 @@ def format_manifest(manifest: Mapping[str, Any]) -> bytes:
         raise TypeError(f"{type(value).__name__} has no form in JSON")
 
     try:
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False, default=plain)
-        return (text + "\n").encode("utf-8")
+        fields = json.loads(json.dumps(manifest, allow_nan=False, default=plain))
+        sealed = {**fields, "sha256": manifest_sha256(fields)}
+        return (json.dumps(sealed, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelError(
             f"`manifest` must hold what JSON can: finite numbers, text, lists, objects ({error})."
         ) from error
 
 
+def manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    """The hash of all fields but `sha256`, as JSON in ASCII with sorted keys and no spaces.
+
+    Equal for two texts exactly when a reader finds the same values in them, however they are laid out.
+    """
+    fields = {name: value for name, value in manifest.items() if name != "sha256"}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
 def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
-    """The manifest, with every field that a reader relies on checked for its type and range.
+    """The manifest, checked against its own hash, and every field that a reader relies on for its type and range.
 
     Raises:
       ModelError: naming `where` the bytes come from.
@@ -107,14 +125,21 @@ def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
     try:
         manifest = json.loads(content.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
         json.dumps(manifest, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could not be sent on
+        sha256 = manifest_sha256(manifest) if isinstance(manifest, dict) else ""
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{where}: expected JSON in UTF-8 ({error}).") from error
     if not isinstance(manifest, dict):
         raise ModelError(f"{where}: expected a JSON object. Received: {type(manifest).__name__}.")
-    if type(manifest.get("format_version")) is not int or manifest["format_version"] != FORMAT_VERSION:
+    written_as = manifest.get("format_version")
+    if type(written_as) is not int or not UNSEALED_FORMAT <= written_as <= FORMAT_VERSION:
         raise ModelError(
-            f"{where}: `format_version` must be {FORMAT_VERSION}. Received: {manifest.get('format_version')!r}. "
+            f"{where}: `format_version` must be at most {FORMAT_VERSION}. Received: {written_as!r}. "
             "A newer program wrote it: update this one, or publish with this one."
+        )
+    if manifest.get("sha256") != sha256 and (written_as > UNSEALED_FORMAT or "sha256" in manifest):
+        raise ModelError(
+            f"{where}: `sha256` is not that of the manifest: it is damaged, or was edited by hand. "
+            "Copy the version folder anew from where it came, or publish the model again."
         )
     problem = _field_problem(manifest)
     if problem:

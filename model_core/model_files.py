@@ -1,7 +1,8 @@
 """One model on disk: a version folder or a bare file, and the checks that stand before every use of it.
 
     <name>/<version>/model.safetensors    weights [visible, hidden], visible_bias, hidden_bias; float32
-    <name>/<version>/model.json           the manifest; its `files` holds the bytes and sha256 of every payload file
+    <name>/<version>/model.json           the manifest; its `files` holds the bytes and sha256 of every payload file,
+                                          its `sha256` that of everything else in it
 
 Whatever bytes are found, reading ends in a `Model` or in a `ModelError`: sizes are looked at before memory is
 taken, every file is read once and its hash is taken of the very bytes that are parsed, and nothing is unpickled.

@@ -136,25 +136,32 @@ class Admission:
 
     def _check_size(self, job: ChainJob, alone: float, frame_bytes: int, now: float) -> None:
         longest, time_left = self._limits.max_job_seconds, alone
-        what = f"{job.num_chains} x {job.num_steps} steps take about {alone:.1f} s on an idle server"
+        unit = "rounds" if job.mode == "equilibrium" else "steps"
+        what = f"{job.num_chains} x {job.num_steps} {unit} take about {alone:.1f} s on an idle server"
         if alone > longest:
-            largest = self._largest_num_steps(job, longest)
-            raise TooMuch(f"{what}, the limit is {longest:g} s. Ask for at most {largest} steps.", largest)
+            raise _too_much(job, f"{what}, the limit is {longest:g} s.", self._largest(job, longest))
         if job.deadline is not None:
             time_left = max(0.0, job.deadline - now)
         if alone > time_left:
-            largest = self._largest_num_steps(job, time_left)
-            raise TooMuch(f"{what}, its timeout is {time_left:.1f} s. Ask for at most {largest} steps.", largest)
-        if frame_bytes > self._limits.max_frame_bytes // 4:
-            num_frames = self._limits.max_frame_bytes // 4 // bytes_of_frame(job)
-            largest = max(0, num_frames - 1) * job.every
+            reason = f"{what}, the timeout is {time_left:.1f} s. Set a longer `timeout`."
+            raise _too_much(job, reason, self._largest(job, time_left))
+        room = self._limits.max_frame_bytes // 4
+        if frame_bytes > room:
             reason = f"{job.num_frames} frames of {job.num_chains} chains need {frame_bytes >> 20} MB."
-            raise TooMuch(f"{reason} Ask for a larger `every`, or at most {largest} steps.", largest)
+            largest = max(0, room // bytes_of_frame(job) - 1) * job.every
+            if job.mode == "equilibrium":
+                largest = room * job.num_chains // (bytes_of_frame(job) * job.num_frames)
+            raise _too_much(job, f"{reason} Choose a larger `every`.", largest)
 
-    def _largest_num_steps(self, job: ChainJob, seconds: float) -> int:
-        chain_steps = seconds * self._speeds.chain_steps(kind_of(job)) * self._lanes(job)
+    def _largest(self, job: ChainJob, seconds: float) -> int:
+        """The most steps, or with a given number of rounds the most chains, that fit into `seconds`."""
+        speed = seconds * self._speeds.chain_steps(kind_of(job))
+        if job.mode == "equilibrium":
+            fits = speed * job.num_chains / cost_of(job)  # chains that one thread does
+            return int(fits * self._num_threads) if fits >= 1 else 0
         extra = FRAME_STEPS * (1 + (job.every > 0))
-        return max(0, int((chain_steps / job.num_chains - extra) / (1 + (FRAME_STEPS / job.every if job.every else 0))))
+        steps = speed * self._lanes(job) / job.num_chains - extra
+        return max(0, int(steps / (1 + (FRAME_STEPS / job.every if job.every else 0))))
 
     def _lanes(self, job: ChainJob) -> int:
         return min(self._num_threads, job.num_chains)
@@ -177,3 +184,11 @@ class Admission:
             del self._left[rank]
         self._frame_bytes -= frame_bytes
         self._num_jobs -= 1
+
+
+def _too_much(job: ChainJob, reason: str, largest: int) -> TooMuch:
+    """Says what to change: the steps, or where the ladder gives their number, how many samples."""
+    if job.mode == "equilibrium":
+        advice = f"Ask for at most {largest} samples at a time (`n`)." if largest else "Not even one sample fits."
+        return TooMuch(f"{reason} {advice}", largest, "n")
+    return TooMuch(f"{reason} Ask for at most {largest} steps.", largest)

@@ -41,7 +41,7 @@ PROBLEMS: dict[int, tuple[str, str]] = {
     431: ("Request header fields too large", "The headers are too long. Send fewer or shorter ones."),
     500: ("Internal server error", "A defect of the service. Report the request_id to whoever runs it."),
     503: ("Service unavailable", "A model is being loaded, or the server stops. Try again after Retry-After seconds."),
-    504: ("Time limit passed", "The work was not finished in time. Ask for fewer steps or a longer timeout."),
+    504: ("Time limit passed", "The work was not finished in time. Ask for fewer steps or chains, or for more time."),
 }
 
 
@@ -128,7 +128,7 @@ def _from_http(error: Any) -> Problem:
 
 
 def _from_too_much(error: Any) -> Problem:
-    return Problem(422, error.reason, errors=[{"parameter": "steps", "detail": f"at most {error.largest_num_steps}"}])
+    return Problem(422, error.reason, errors=[{"parameter": error.parameter, "detail": f"at most {error.largest}"}])
 
 
 _TABLE: dict[type[Exception], Callable[[Any], Problem]] = {
@@ -138,7 +138,7 @@ _TABLE: dict[type[Exception], Callable[[Any], Problem]] = {
     Cancelled: lambda error: busy(503, "The server stopped before this was finished", 1.0),
     TooMuch: _from_too_much,
     DeadlinePassed: lambda error: Problem(
-        504, "The time limit of this request passed before it was finished. Ask for fewer steps or a longer `timeout`."
+        504, "The time limit of this request passed before it was finished. Ask for less, or for a longer `timeout`."
     ),
     EngineFailed: lambda error: Problem(500, "The engine failed on this request; why is in the log."),
     UnknownModel: lambda error: Problem(404, str(error)),

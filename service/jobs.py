@@ -112,13 +112,13 @@ class Busy(Exception):
 
 
 class TooMuch(Exception):
-    """Never: the job cannot fit the budget. `largest_num_steps` would, with this many chains."""
+    """Never: the job cannot fit the budget. With at most `largest` for its `parameter`, `steps` or `n`, it would."""
 
     cause = "too_much"
 
-    def __init__(self, reason: str, largest_num_steps: int) -> None:
+    def __init__(self, reason: str, largest: int, parameter: str = "steps") -> None:
         super().__init__(reason)
-        self.reason, self.largest_num_steps = reason, largest_num_steps
+        self.reason, self.largest, self.parameter = reason, largest, parameter
 
 
 class NotReady(Exception):

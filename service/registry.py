@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from model_core.randomness import chain_seeds, noise
 from service.jobs import NotReady, UnknownModel, UnknownVersion
 from service.metrics import Metrics
 from service.scheduler import serving_engine
+from service.starts import in_blocks
 from service.versions import BadVersion, BadVersions, RecentVersions, fingerprint
 
 _log = logging.getLogger(__name__)
@@ -56,15 +57,15 @@ class ServedModel:
 
     def hidden_probs(self, images: np.ndarray) -> np.ndarray:
         """p(h=1 given v), float32 [rows, hidden]."""
-        return rbm.hidden_probs(self.params, images)
+        return in_blocks(partial(rbm.hidden_probs, self.params), images)
 
     def hidden_logits(self, images: np.ndarray) -> np.ndarray:
         """The inputs of the hidden units, float32 [rows, hidden]."""
-        return rbm.hidden_logits(self.params, images)
+        return in_blocks(partial(rbm.hidden_logits, self.params), images)
 
     def free_energy(self, images: np.ndarray) -> np.ndarray:
         """F(v) in nats, float64 [rows]."""
-        return rbm.free_energy(self.params, images)
+        return in_blocks(partial(rbm.free_energy, self.params), images)
 
     def surprise(self, free_energies: np.ndarray) -> np.ndarray | None:
         """Percentile of each free energy among held-out data, 0..100, float64; None if those are not known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.answers import check_table, csv_bytes, json_bytes, json_table, npy_bytes
+from service.answers import check_table, csv_bytes, csv_table, json_bytes, json_table, npy_bytes
 from service.inputs import read_pixels
 from service.openapi import image_body, table_answers
 from service.parameter_route import ParameterRoute
@@ -88,15 +87,12 @@ async def energy(
 
 def encode_features(
     model: ServedModel, kind: str, seed: int | None, hidden: np.ndarray, format_name: str, inverted: list[bool]
-) -> bytes:
+) -> bytes | list[bytes]:
     """The answer of `/features` about `hidden`, [images, hidden]."""
     if format_name == "npy":
         return npy_bytes(hidden)
     if format_name == "csv":
-        lines = io.StringIO()
-        np.savetxt(lines, hidden, fmt="%d" if hidden.dtype == np.uint8 else "%.6g", delimiter=",")
-        header = ",".join(f"hidden_{unit}" for unit in range(hidden.shape[1]))
-        return f"{header}\n{lines.getvalue()}".encode()
+        return csv_table(hidden, "hidden", "%d" if hidden.dtype == np.uint8 else "%.6g")
     document = {"model": model.name, "version": model.version, "kind": kind, "shape": list(hidden.shape)}
     document |= {"inverted": inverted} if seed is None else {"inverted": inverted, "seed": seed}
     return json_table(document, "features", hidden)

@@ -7,6 +7,8 @@ is taken. Its HTTP protocol has no limits of its own: those are in `connections`
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -26,6 +28,7 @@ from service.settings import Settings
 
 logger = logging.getLogger("rbm.server")
 _BACKLOG = 2048
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 _LAST_WORDS = 1.0  # seconds before the limit at which requests that still wait are told that the server stops
 
 
@@ -40,6 +43,7 @@ def serve(settings: Settings | None = None) -> int:
         print(f"rbm serve: {error}", file=sys.stderr)
         return 1
     _allow_many_sockets()
+    _give_back_large_blocks()
     app = create_app(settings)
     metrics = app.state.metrics
     num_answers, num_rejected = metrics.requests.labels("/sample", "429"), metrics.rejected.labels("queue_full")
@@ -96,6 +100,16 @@ def _allow_many_sockets() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     except (ImportError, ValueError, OSError):
         logger.debug("the limit of open files stays as it is")
+
+
+def _give_back_large_blocks() -> None:
+    """Tells glibc to take blocks over a megabyte from the system and to give them back, always.
+
+    By itself it raises that line to 32 MB as soon as such a block is freed, and keeps the next ones. Measured with
+    three bodies of 49 MB: 435 MB at the peak and 389 MB afterwards, instead of 320 MB and 207 MB.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 class DrainingServer(uvicorn.Server):

@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from service.negotiation import MEDIA_TYPES, choose_format
 from service.schemas import ModelParams
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.registry import ServedModel
 
 T = TypeVar("T")
+MANY_PIECES = 16  # fewer are joined: one write to the socket
 
 
 def deadline_of(request: Request, params: ModelParams, header: float | None) -> float:
@@ -59,11 +60,21 @@ def server_timing(**seconds: float) -> dict[str, str]:
     return {"Server-Timing": ", ".join(f"{name};dur={1e3 * value:.2f}" for name, value in seconds.items())}
 
 
-def answer(content: bytes, format_name: str, headers: dict[str, str]) -> Response:
+def answer(content: bytes | list[bytes], format_name: str, headers: dict[str, str]) -> Response:
+    """The answer; `content` in pieces is sent piece by piece, so that a large one is nowhere held twice."""
     media_type = MEDIA_TYPES[format_name]
     if media_type.startswith("image/"):
         headers = headers | {"Content-Security-Policy": _PICTURE_POLICY}
-    return Response(content, headers={"Vary": "Accept", **headers}, media_type=media_type)
+    headers = {"Vary": "Accept", **headers}
+    if isinstance(content, bytes) or len(content) < MANY_PIECES:
+        return Response(b"".join(content) if isinstance(content, list) else content, 200, headers, media_type)
+    headers["Content-Length"] = str(sum(map(len, content)))
+    return StreamingResponse(_pieces(content), 200, headers, media_type)
+
+
+async def _pieces(content: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in content:
+        yield piece
 
 
 class Cache:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 
 from model_core import randomness
 from model_core.randomness import VISIBLE_LAYER, chain_seeds, uniforms
 
-__all__ = ["binarize", "chain_seeds", "draw_seed", "noise"]
+__all__ = ["binarize", "chain_seeds", "draw_seed", "in_blocks", "noise"]
+BLOCK_ROWS = 1024  # a few MB
 _START_STEP = 2**63 - 1  # a step that no chain reaches, as in `noise`: no chain starts at both
 
 
@@ -30,4 +32,16 @@ def binarize(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
       pixels: float32 [chains, visible] in 0..1. Where they are 0 or 1 nothing is random.
       seeds: uint64 [chains]; the same seed draws the same image.
     """
-    return (uniforms(seeds, _START_STEP, VISIBLE_LAYER, pixels.shape[1]) < pixels).astype(np.uint8)
+
+    def drawn(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        return (uniforms(seeds, _START_STEP, VISIBLE_LAYER, pixels.shape[1]) < pixels).astype(np.uint8)
+
+    return in_blocks(drawn, pixels, seeds)
+
+
+def in_blocks(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+    """`function(*arrays)`, so many rows at a time that what it needs in between stays small."""
+    starts = range(0, len(arrays[0]), BLOCK_ROWS)
+    if len(starts) < 2:
+        return function(*arrays)
+    return np.concatenate([function(*(array[start : start + BLOCK_ROWS] for array in arrays)) for start in starts])

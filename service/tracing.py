@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentation.fastapi")
+_LAST_SECONDS = 2.0  # for spans that are still to be sent when the server ends
 
 
 def add_tracing(app: FastAPI) -> bool:
@@ -21,10 +27,32 @@ def add_tracing(app: FastAPI) -> bool:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "rbm")})
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, excluded_urls="healthz,readyz,metrics")
+    provider, exporter = TracerProvider(resource=resource, shutdown_on_exit=False), OTLPSpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    FastAPIInstrumentor.instrument_app(
+        app,
+        tracer_provider=provider,
+        excluded_urls="healthz,readyz,metrics",
+        exclude_spans=["receive", "send"],  # one an event: a stream would have hundreds
+    )
+    _end_with(app, provider, exporter)
     return True
+
+
+def _end_with(app: FastAPI, provider: Any, exporter: Any) -> None:
+    """Sends the last spans when the app ends, but does not wait for a collector that is gone: it would take 15 s."""
+    lifespan: Any = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def and_last_spans(app: FastAPI) -> AsyncIterator[Any]:
+        async with lifespan(app) as state:
+            yield state
+        sending = threading.Thread(target=provider.shutdown, daemon=True)
+        sending.start()
+        await asyncio.to_thread(sending.join, _LAST_SECONDS)
+        exporter.shutdown()  # ends what goes on trying
+
+    app.router.lifespan_context = and_last_spans
 
 
 def _is_installed(name: str) -> bool:

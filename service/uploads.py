@@ -113,18 +113,18 @@ class Intake:
             raise _unsupported(content_type, mask)
         if content_type == "application/x-npy" or content.startswith(NPY_MAGIC):
             return Body(array=await self.decode(array_from_npy, content))
-        return Body(files=[content])
+        return Body(files=[bytes(content)])
 
-    async def _read_bytes(self, request: Request, held: Held, limit: int) -> bytes:
-        chunks = []
+    async def _read_bytes(self, request: Request, held: Held, limit: int) -> bytearray:
+        content = bytearray()  # grows in place: joining chunks would hold a large body twice
         receive = self._limited(request, held, limit)
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            chunks.append(message.get("body", b""))
+            content += message.get("body", b"")
             if not message.get("more_body", False):
-                return b"".join(chunks)
+                return content
 
     def _limited(self, request: Request, held: Held, limit: int) -> Callable[[], Awaitable[Message]]:
         """`request.receive` that raises 413 past `limit` bytes, whether the length was declared or not."""

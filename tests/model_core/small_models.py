@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from model_core.model_store import (
-    publish,
-)
+from model_core.manifest import manifest_sha256
+from model_core.model_store import publish
 from model_core.rbm import RBMParams, checked_params
 
 FIELDS = [
     *("format_version", "name", "version", "created_at", "image_shape", "num_visible", "num_hidden", "files"),
-    *("training", "dataset", "metrics", "free_energy_percentiles", "software", "licence"),
+    *("training", "dataset", "metrics", "free_energy_percentiles", "software", "licence", "sha256"),
 ]
 
 
@@ -31,11 +30,12 @@ def same(left: RBMParams, right: RBMParams) -> bool:
 
 
 def change_manifest(folder: Path, /, **fields: Any) -> None:
-    """Rewrites fields of a manifest, and the size and hash of the weights that lie beside it."""
+    """Rewrites fields of a manifest, the size and hash of the weights that lie beside it, and its own hash."""
     path, weights = folder / "model.json", (folder / "model.safetensors").read_bytes()
     manifest = json.loads(path.read_text())
     manifest["files"]["model.safetensors"] = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
-    path.write_text(json.dumps({**manifest, **fields}))
+    manifest |= fields
+    path.write_text(json.dumps({**manifest, "sha256": manifest_sha256(manifest)}))
 
 
 def publish_small(checkpoints: Path) -> Path:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
+from model_core import manifest as manifest_module
 from model_core.model_store import (
     Model,
     ModelError,
@@ -33,25 +34,65 @@ def version(tmp_path: Path) -> Path:
     return publish_small(tmp_path)
 
 
-def test_1500_flipped_bits_never_give_another_model(version: Path) -> None:
-    original = verify_version(version).params
-    rng, num_accepted = np.random.default_rng(5), 0
-    for attempt in range(1500):
-        path = version / ("model.json", "model.safetensors", "ladder.npz")[attempt % 3]
-        content = path.read_bytes()
+def flip_each_bit(path: Path) -> Iterator[int]:
+    """Flips one bit of a file at a time, giving its number, and puts it back."""
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
         flipped = bytearray(content)
-        flipped[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
+        yield bit
+    path.write_bytes(content)
+
+
+def num_unnoticed(path: Path) -> tuple[int, int]:
+    """Of all flips of one bit: how many were accepted, and how many of these changed what a reader finds."""
+    original, accepted, changed = verify_version(path.parent), 0, 0
+    for _ in flip_each_bit(path):
         try:
-            model = verify_version(version)
+            model = verify_version(path.parent)
         except ModelError as error:
-            assert str(version) in str(error)
+            assert str(path.parent) in str(error)
         else:
-            assert path.name == "model.json" and same(model.params, original) and model.image_shape == (2, 3)
-            num_accepted += 1
-        path.write_bytes(content)
-    assert 0 < num_accepted < 500  # letters of a licence or of a key that nobody reads
-    assert same(verify_version(version).params, original)
+            accepted += 1
+            # `repr` tells 1 from 1.0 and from True, and 0.0 from -0.0.
+            changed += repr(model.manifest) != repr(original.manifest) or not same(model.params, original.params)
+    return accepted, changed
+
+
+def test_every_flipped_bit_is_found_or_changes_nothing(version: Path) -> None:
+    assert num_unnoticed(version / "model.safetensors") == (0, 0)
+    assert num_unnoticed(version / "ladder.npz") == (0, 0)
+    assert num_unnoticed(version / "model.json")[1] == 0  # 1e-05 may become 1E-05, which is the same number
+
+
+def test_without_its_hash_the_manifest_would_let_changes_through(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant of the test above: a reader that does not look at the manifest's hash."""
+    monkeypatch.setattr(manifest_module, "manifest_sha256", lambda manifest: manifest.get("sha256"))
+    assert num_unnoticed(version / "model.json")[1] > 50
+
+
+def test_a_manifest_of_format_1_needs_no_hash_but_one_that_is_there_must_fit(version: Path) -> None:
+    path = version / "model.json"
+    manifest = json.loads(path.read_text())
+    unsealed = {field: value for field, value in manifest.items() if field != "sha256"}
+    path.write_text(json.dumps(unsealed))
+    with pytest.raises(ModelError, match="damaged"):
+        verify_version(version)
+    path.write_text(json.dumps({**unsealed, "format_version": 1}))
+    assert verify_version(version).manifest["licence"] == "MIT"
+    path.write_text(json.dumps({**manifest, "format_version": 1}))  # as if a bit of the format had gone
+    with pytest.raises(ModelError, match="damaged"):
+        verify_version(version)
+
+
+def test_layout_does_not_matter_to_the_hash(version: Path) -> None:
+    path = version / "model.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(manifest.items())), separators=(",", ":")))
+    assert verify_version(version).manifest == manifest
 
 
 def test_flipped_bits_of_a_bare_file_never_kill_the_reader(tmp_path: Path) -> None:
@@ -78,7 +119,7 @@ json_values = st.recursive(
 @given(field=st.sampled_from(FIELDS), value=json_values)
 def test_any_json_in_any_field_is_accepted_or_refused(version: Path, field: str, value: object) -> None:
     original = (version / "model.json").read_bytes()
-    (version / "model.json").write_text(json.dumps({**json.loads(original), field: value}))
+    change_manifest(version, **{field: value})
     try:
         assert same(verify_version(version).params, make_params())
     except ModelError:
@@ -188,7 +229,8 @@ def test_a_manifest_that_is_not_json_is_refused(damage: Callable[[bytes], bytes]
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"format_version": 2}, "`format_version`.*2"),
+        ({"format_version": 3}, "`format_version`.*3"),
+        ({"format_version": 0}, "`format_version`.*0"),
         ({"format_version": True}, "`format_version`"),
         ({"name": "other"}, "`name` is 'other'.*'m'"),
         ({"name": "../m"}, "`name` must match"),

@@ -51,7 +51,7 @@ def test_too_much_names_the_largest_steps_that_fit(num_chains: int, num_threads:
         scheduler, _ = make_scheduler(max_job_seconds=1.0, num_threads=num_threads)
         with pytest.raises(TooMuch) as refusal:
             scheduler.submit(make_job(10**6, num_chains, every=every), stream=True)
-        largest = refusal.value.largest_num_steps
+        largest = refusal.value.largest
         lanes = min(num_chains, num_threads)
         if not every:
             assert largest == SPEED * lanes // num_chains - FRAME_STEPS
@@ -127,7 +127,7 @@ def test_a_deadline_that_the_queue_cannot_meet() -> None:
         assert busy.value.retry_after == pytest.approx(0.8, abs=0.01)
         with pytest.raises(TooMuch) as too_much:  # waiting would not help
             scheduler.submit(with_timeout(0.5))
-        assert too_much.value.largest_num_steps == pytest.approx(SPEED / 2, rel=0.001)
+        assert too_much.value.largest == pytest.approx(SPEED / 2, rel=0.001)
         with pytest.raises(DeadlinePassed):
             scheduler.submit(with_timeout(0.0))
 
@@ -140,7 +140,7 @@ def test_frames_that_are_kept_cost_memory() -> None:
         job = make_job(2000, 6000, every=1)  # 2001 frames of 480 kB
         with pytest.raises(TooMuch, match="every") as refusal:
             scheduler.submit(job)
-        scheduler.submit(make_job(refusal.value.largest_num_steps, 6000, every=1))
+        scheduler.submit(make_job(refusal.value.largest, 6000, every=1))
         scheduler.submit(make_job(20, 6000, every=1), stream=True)
 
     run(check())

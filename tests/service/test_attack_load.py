@@ -145,7 +145,7 @@ def _num_files(server: ServerProcess) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["", LEAK], ids=["as it is", "with a planted leak"])
 def test_soak(store: Path, before: str) -> None:
-    """RBM_SOAK_SECONDS lengthens it. The line is half the planted leak, so the same test catches that one."""
+    """RBM_SOAK_SECONDS lengthens it. The line is a third of the planted leak, so the same test catches that one."""
     with serving(store, before) as server:
         growth, statuses, files = growth_kb(server, store, SOAK_SECONDS)
         assert set(statuses) == {200, 422} and server.process.poll() is None

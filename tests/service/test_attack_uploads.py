@@ -95,6 +95,27 @@ def test_hostile_files_never_fail_the_server(server: ServerProcess) -> None:
     assert server.process.poll() is None and post_all(server, [image_bytes()]) == {200: 1}
 
 
+@pytest.mark.slow
+def test_the_largest_arrays_do_not_swell_the_server(server: ServerProcess) -> None:
+    """As JSON and as NPY, 60 MB of digits; the text of what comes back is as large."""
+    row = b"[" + b",".join(b"0.%04d" % number for number in range(784)) + b"]"
+    text = b'{"images": [' + b",".join([row] * 11_000) + b"]}"
+    binary = npy_bytes(np.zeros((19_500, 784), np.float32))
+    json_type, npy_type = "application/json", "application/x-npy"
+    for path, content_type, body in (
+        ("/energy", json_type, text),
+        ("/features", json_type, text),
+        ("/features?format=npy", npy_type, binary),
+    ):
+        assert 58e6 < len(body) < 64 * 2**20
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+        connection.request("POST", path, body, {"Content-Type": content_type})
+        answer = connection.getresponse()
+        assert answer.status == 200 and int(answer.headers["Content-Length"]) == len(answer.read())
+        connection.close()
+    assert server.memory_mb("VmHWM") < MAX_MEMORY_MB
+
+
 def flipped(path: Path, seed: int) -> bytes:
     body, dice = bytearray(path.read_bytes()), np.random.default_rng(seed)
     for place in dice.integers(0, max(1, len(body)), 8 if body else 0):
