@@ -128,7 +128,7 @@ def _race(images: np.ndarray, setting: Setting, options: Options) -> dict[str, A
 
 def _our_training(images: np.ndarray, setting: Setting, num_hidden: int) -> bench.Work:
     from model_core.presets import TrainConfig
-    from model_core.training import Trainer
+    from model_core.training import Trainer, leave_cores_to_chains
 
     config = TrainConfig(
         num_hidden=num_hidden,
@@ -141,6 +141,7 @@ def _our_training(images: np.ndarray, setting: Setting, num_hidden: int) -> benc
         schedule="constant",
         binarisation="threshold",  # the images are binary: leaves them as they are
     )
+    leave_cores_to_chains(config)  # as `rbm train` does
     trainer = Trainer(config, images.astype(np.float32))
 
     def train(num_updates: int) -> None:

@@ -17,7 +17,7 @@ from model_core.data import Dataset, load_dataset
 from model_core.manifest import checked_name
 from model_core.monitoring_progress import TrainingProgress
 from model_core.presets import PRESETS, TrainConfig
-from model_core.training import Trainer
+from model_core.training import Trainer, leave_cores_to_chains
 from model_core.training_checkpoints import saved_params, saved_updates
 
 # Presets are made for MNIST; a set of a few hundred images gets smaller batches and more passes.
@@ -56,6 +56,7 @@ def run(order: Order) -> int:
     folder = TrainingFolder(order.folder)
     with folder.locked():
         plan, dataset = _make_plan(order, folder)
+        leave_cores_to_chains(plan.config)
         trainer = Trainer(plan.config, dataset.train, folder.path)
         _restore(order, folder, trainer)
         watcher = Watcher(dataset, plan.config.binarisation, plan.config.seed)

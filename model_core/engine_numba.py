@@ -27,9 +27,10 @@ from model_core.chains import Chains
 from model_core.engine_numba_moments import PhaseMoments, phase_moments
 from model_core.kernels_rounding import round_weights
 from model_core.kernels_rows import NARROW_MAX, Rows, empty_tiles, padded
-from model_core.rbm import RBMParams, checked_params
+from model_core.rbm import RBMParams, check_finite, shaped_params
 
 _NARROW_LIMIT = 8.0  # largest |weight| for which 16 bits round finely enough (to 0.001)
+_WORTH_SHARING = 1e8  # weights, about a millisecond: to wake another thread takes a tenth of that
 _PADDING_LOGIT = -1e30  # the bias of a padding unit: it never turns on
 
 
@@ -41,11 +42,24 @@ class Prepared(NamedTuple):
     unit: np.float32
     params: RBMParams
 
+    @property
+    def size(self) -> int:
+        """The number of weights."""
+        return self.params.weights.size
+
 
 def prepare(params: RBMParams) -> Prepared:
-    """Rounds the weights to multiples of `unit`: 16-bit ones, or 32-bit ones where a weight is above 8."""
+    """Rounds the weights to multiples of `unit`: 16-bit ones, or 32-bit ones where a weight is above 8.
+
+    Raises:
+      ValueError: if a number is not finite.
+    """
     weights = params.weights
-    largest = float(max(-weights.min(), weights.max()))
+    extremes = np.array([weights.min(), weights.max()])  # NaN if any weight is
+    numbers = extremes, params.visible_bias, params.hidden_bias
+    for name, array in zip(RBMParams._fields, numbers, strict=True):
+        check_finite(name, array)
+    largest = float(np.abs(extremes).max())
     narrow = largest <= _NARROW_LIMIT
     if narrow:
         coarse = largest / NARROW_MAX
@@ -78,26 +92,36 @@ class NumbaEngine:
 
     name = "numba"
 
-    def __init__(self, num_threads: int | None = None) -> None:
+    def __init__(self, num_threads: int | None = None, worth_sharing: float = _WORTH_SHARING) -> None:
         self.num_threads = num_threads or len(os.sched_getaffinity(0))
+        self.worth_sharing = worth_sharing
 
     def prepare(self, params: RBMParams) -> Prepared:
-        return prepare(checked_params(*params))
+        return prepare(shaped_params(*params))
 
     def advance(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """Gibbs sampling; see `chains.Engine`."""
+        probs = np.empty(chains.visible.shape, np.float32)
+        return self._gibbs(prepared, chains, probs, np.empty((0, 0), np.int32)), probs
+
+    def advance_for_moments(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
+        """The final visible states, and the sums of the hidden units given them, which `phase_moments` can use."""
+        hidden_sums = np.empty((len(chains.visible), len(prepared.to_hidden.bias)), np.int32)
+        return self._gibbs(prepared, chains, np.empty((0, 0), np.float32), hidden_sums), hidden_sums
+
+    def _gibbs(self, prepared: Prepared, chains: Chains, probs: np.ndarray, hidden_sums: np.ndarray) -> np.ndarray:
         visible = np.array(chains.visible, np.uint8, order="C")
-        probs = np.empty(visible.shape, np.float32)
         clamp = np.zeros((0, 0), bool) if chains.clamp is None else chains.clamp
 
         def work(part: slice) -> None:
             kernels.gibbs(
-                visible[part], probs[part], chains.seeds[part], chains.num_steps[part], chains.first_step[part],
-                chains.temperature[part], clamp[part], prepared.to_hidden, prepared.to_visible, prepared.unit,
+                visible[part], probs[part], hidden_sums[part], chains.seeds[part], chains.num_steps[part],
+                chains.first_step[part], chains.temperature[part], clamp[part],
+                prepared.to_hidden, prepared.to_visible, prepared.unit,
             )  # fmt: skip
 
-        self._share(work, len(visible))
-        return visible, probs
+        self._share(work, len(visible), chains.num_steps.sum() * prepared.size)
+        return visible
 
     def advance_mean_field(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """The article's deterministic map, in floats and in a fixed order; see `chains.Engine`."""
@@ -112,7 +136,7 @@ class NumbaEngine:
                 weights, transposed, visible_bias, hidden_bias,
             )  # fmt: skip
 
-        self._share(work, len(visible))
+        self._share(work, len(visible), chains.num_steps.sum() * prepared.size)
         return visible, visible.copy()
 
     def anneal(
@@ -152,7 +176,7 @@ class NumbaEngine:
                 prepared.to_hidden, prepared.to_visible, prepared.unit,
             )  # fmt: skip
 
-        self._share(work, len(visible))
+        self._share(work, len(visible), len(visible) * len(betas) * prepared.size)
         return log_weights, visible
 
     def weigh(
@@ -171,7 +195,7 @@ class NumbaEngine:
             to_hidden, visible_bias = prepared.to_hidden, prepared.to_visible.bias
             kernels.free_energies(visible[part], energies[part], to_hidden, visible_bias, prepared.unit)
 
-        self._share(work, len(visible))
+        self._share(work, len(visible), 0.5 * len(visible) * prepared.size)
         return energies
 
     def phase_moments(
@@ -181,6 +205,7 @@ class NumbaEngine:
         asleep: np.ndarray,
         visible_offset: np.ndarray | None = None,
         hidden_offset: np.ndarray | None = None,
+        asleep_sums: np.ndarray | None = None,
     ) -> PhaseMoments:
         """<v h'>, <v> and <h> of the awake states less those of the asleep ones, h at its conditional mean.
 
@@ -188,17 +213,17 @@ class NumbaEngine:
           awake, asleep: uint8 0 or 1, [rows, visible]; each phase is averaged over its own rows.
           visible_offset, hidden_offset: mu [visible] and lambda [hidden], float32: the gradient in coordinates centred
             there, as `gradients.centred` has it; None for 0, the plain gradient.
+          asleep_sums: the second result of `advance_for_moments`, which saves the work of finding it again.
         """
         offsets = visible_offset, hidden_offset
-        return phase_moments(prepared.to_hidden, prepared.unit, awake, asleep, offsets, self._share)
+        return phase_moments(prepared.to_hidden, prepared.unit, awake, asleep, offsets, asleep_sums, self._share)
 
-    def _share(self, work: Callable[[slice], None], num_chains: int) -> None:
-        """Runs `work` on about equal parts of the chains, one part a thread."""
+    def _share(self, work: Callable[[slice], None], num_chains: int, cost: float) -> None:
+        """Runs `work` on about equal parts of the chains, one part a thread; `cost` is in weights looked at."""
         num_parts = min(self.num_threads, num_chains)
-        if num_parts == 0:
-            return
-        if num_parts == 1:
-            work(slice(0, num_chains))
+        if num_parts <= 1 or cost < self.worth_sharing:
+            if num_chains:
+                work(slice(0, num_chains))
             return
         bounds = [num_chains * part // num_parts for part in range(num_parts + 1)]
         parts = [slice(first, last) for first, last in pairwise(bounds)]

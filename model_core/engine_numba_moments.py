@@ -19,7 +19,7 @@ from model_core.arrays import aligned
 from model_core.kernels_moments import Offsets, PhaseRows, hidden_rows, list_rows_by_pixel, pair_moments, sum_rows
 from model_core.kernels_rows import Rows, empty_tiles, padded
 
-Share = Callable[[Callable[[slice], None], int], None]  # runs a piece of work on parts of 0..n-1, side by side
+Share = Callable[[Callable[[slice], None], int, float], None]  # runs work on parts of 0..n-1, side by side
 
 
 class PhaseMoments(NamedTuple):
@@ -37,40 +37,40 @@ def phase_moments(
     awake: np.ndarray,
     asleep: np.ndarray,
     offsets: tuple[np.ndarray | None, np.ndarray | None],
+    asleep_sums: np.ndarray | None,
     share: Share,
 ) -> PhaseMoments:
     """See `NumbaEngine.phase_moments`."""
     visible, num_awake, num_hidden = np.concatenate([awake, asleep]), len(awake), to_hidden.width
     num_rows, num_visible = visible.shape
-    about = _offsets(num_visible, num_hidden, *offsets)
+    about = Offsets(*(_vector(offset, size) for offset, size in zip(offsets, (num_visible, num_hidden), strict=True)))
+    about = about._replace(hidden=padded(about.hidden))
     phase = _empty_rows(num_awake, len(asleep), num_hidden)
-    share(lambda rows: hidden_rows(visible, rows.start, rows.stop, phase, about, to_hidden, unit), num_rows)
+    sums = np.empty((0, len(to_hidden.bias)), np.int32) if asleep_sums is None else asleep_sums
+    cost = 0.5 * num_rows * num_visible * num_hidden
+    share(lambda rows: hidden_rows(visible, rows.start, rows.stop, sums, phase, about, to_hidden, unit), num_rows, cost)
 
-    ones = np.ones(num_rows)
+    lists, ones = list_rows_by_pixel(visible, phase, about), np.ones(num_rows)
     awake_hidden = sum_rows(phase.tiles, 0, num_awake, ones)
     of_hidden = awake_hidden + sum_rows(phase.tiles, num_awake, num_rows, ones)
-    mu_h = sum_rows(phase.tiles, 0, num_rows, phase.leans[0])
-    lists, narrow_hidden = list_rows_by_pixel(visible), of_hidden.astype(np.float32)
+    mu_h, narrow_hidden = sum_rows(phase.tiles, 0, num_rows, phase.leans[0]), of_hidden.astype(np.float32)
     pairs, of_pixels = aligned((num_visible, num_hidden), np.float32), np.empty((2, num_visible))
-    share(
-        lambda part: pair_moments(pairs[part], of_pixels[:, part], part.start, lists, phase, about, narrow_hidden),
-        num_visible,
-    )
+
+    def pixels(part: slice) -> None:
+        pair_moments(pairs[part], of_pixels[:, part], part.start, lists, phase, about, narrow_hidden)
+
+    share(pixels, num_visible, cost)
     of_visible, v_lambda = of_pixels
-    mu = about.visible[:num_visible]
     of_visible, of_hidden = (
-        of_visible - v_lambda + mu * (of_hidden @ about.hidden),
-        of_hidden - mu_h + about.hidden * (of_visible @ mu),
+        of_visible - v_lambda + about.visible * (of_hidden @ about.hidden),
+        of_hidden - mu_h + about.hidden * (of_visible @ about.visible),
     )
     moments = of_visible, of_hidden[:num_hidden], awake_hidden[:num_hidden]
     return PhaseMoments(pairs, *(moment.astype(np.float32) for moment in moments))
 
 
-def _offsets(num_visible: int, num_hidden: int, mu: np.ndarray | None, lambda_: np.ndarray | None) -> Offsets:
-    visible = np.zeros(num_visible + 1, np.float32)
-    if mu is not None:
-        visible[:num_visible] = mu
-    return Offsets(visible, padded(np.zeros(num_hidden) if lambda_ is None else lambda_))
+def _vector(offset: np.ndarray | None, size: int) -> np.ndarray:
+    return np.zeros(size, np.float32) if offset is None else np.ascontiguousarray(offset, np.float32)
 
 
 def _empty_rows(num_awake: int, num_asleep: int, num_hidden: int) -> PhaseRows:

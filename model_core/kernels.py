@@ -85,8 +85,9 @@ def start(work, starts, v, h, tiles):
 
 
 @jit
-def gibbs(visible, probs, seeds, num_steps, first_step, temperature, clamp, to_hidden, to_visible, unit):
-    """Advances every chain in place; `probs` receives p(v=1 given the last hidden states), or the start itself."""
+def gibbs(visible, probs, hidden_sums, seeds, num_steps, first_step, temperature, clamp, to_hidden, to_visible, unit):
+    """Advances every chain in place. Unless they are empty, `probs` receives p(v=1 given the last hidden states), or
+    the start where there was no step, and `hidden_sums` those of the hidden units given the last visible states."""
     size = min(_BLOCK, len(visible))
     work, v, h = make_block(len(to_visible.bias), len(to_hidden.bias), size)
     no_offset = np.zeros(len(work.flips), np.float32)
@@ -115,12 +116,14 @@ def gibbs(visible, probs, seeds, num_steps, first_step, temperature, clamp, to_h
             add_rows(h.sums, to_hidden.tiles, work.turned_on, work.turned_off, work.passes)
         for c in range(len(starts)):
             visible[first + c] = v.state[c, : to_visible.width]
-            if steps[c] == 0:
+            if len(hidden_sums) > 0:
+                hidden_sums[first + c] = h.sums[c]
+            if len(probs) > 0 and steps[c] == 0:
                 probs[first + c] = starts[c]
-                continue
-            look(probs[first + c], v.sums[c], to_visible.bias, unit * cooling[c], cooling[c])
-            if len(clamp) > 0:
-                probs[first + c] = np.where(clamp[first + c], v.state[c, : to_visible.width], probs[first + c])
+            elif len(probs) > 0:
+                look(probs[first + c], v.sums[c], to_visible.bias, unit * cooling[c], cooling[c])
+                if len(clamp) > 0:
+                    probs[first + c] = np.where(clamp[first + c], visible[first + c], probs[first + c])
 
 
 @jit

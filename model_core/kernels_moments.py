@@ -34,7 +34,7 @@ class PhaseRows(NamedTuple):
 class Offsets(NamedTuple):
     """Where the moments are centred: mu and lambda."""
 
-    visible: np.ndarray  # float32 [visible + 1], ends in 0
+    visible: np.ndarray  # float32 [visible]
     hidden: np.ndarray  # float32 [padded hidden]
 
 
@@ -67,29 +67,27 @@ def _sum_of_rows(typing_context, result, rows, indices, passes):
 
 
 @jit
-def hidden_rows(visible, first_row, last_row, phase, offsets, to_hidden, unit):
-    """Fills in the tiles and the leans of some rows."""
+def hidden_rows(visible, first_row, last_row, asleep_sums, phase, offsets, to_hidden, unit):
+    """Fills in tiles and lambda.(p - lambda) of some rows; `asleep_sums` are the hidden sums of the last, if known."""
     size = min(_BLOCK, last_row - first_row)
     width = TILE * ((visible.shape[1] + TILE - 1) // TILE)
     work, v, h = make_block(width, len(to_hidden.bias), size)
     probs, terms = np.empty(len(to_hidden.bias), np.float32), np.empty(len(to_hidden.bias))
-    mu_squared = 0.0
-    for mu in offsets.visible:
-        mu_squared += mu * mu
+    first_known = len(visible) - len(asleep_sums)
     for first in range(first_row, last_row, size):
-        num_rows = min(size, last_row - first)
-        start(work, visible[first : first + num_rows], v, h, to_hidden.tiles)
-        for row in range(num_rows):
-            share, mu_v = np.float32(phase.shares[first + row]), -mu_squared
-            for n in range(8 * work.passes[row]):
-                mu_v += offsets.visible[work.turned_on[row, n]]
-            look(probs, h.sums[row], to_hidden.bias, unit, np.float32(1.0))
+        end = min(first + size, last_row)
+        if first < first_known:
+            start(work, visible[first : min(end, first_known)], v, h, to_hidden.tiles)
+        for row in range(first, end):
+            sums = h.sums[row - first] if row < first_known else asleep_sums[row - first_known]
+            look(probs, sums, to_hidden.bias, unit, np.float32(1.0))
+            share = np.float32(phase.shares[row])
             for tile in range(len(phase.tiles)):
                 for j in range(TILE):
-                    phase.tiles[tile, first + row, j] = share * probs[tile * TILE + j]
-            for n in range(len(terms)):
-                terms[n] = (probs[n] - offsets.hidden[n]) * offsets.hidden[n]
-            phase.leans[0, first + row], phase.leans[1, first + row] = mu_v, sum_in_lanes(terms)
+                    phase.tiles[tile, row, j] = share * probs[tile * TILE + j]
+            for j in range(len(terms)):
+                terms[j] = (probs[j] - offsets.hidden[j]) * offsets.hidden[j]
+            phase.leans[1, row] = sum_in_lanes(terms)
 
 
 @jit
@@ -104,32 +102,34 @@ def sum_rows(tiles, first_row, last_row, factors):
 
 
 @jit
-def list_rows_by_pixel(visible):
+def list_rows_by_pixel(visible, phase, offsets):
     """For each pixel the rows in which it is on, int32: `rows[first[pixel] : first[pixel + 1]]`, whole fours.
 
-    The lists are filled up with the number of rows, which is the zero row of the tiles.
+    The lists are filled up with the zero row. Passing by, it fills in mu.(v - mu) of all rows.
     """
     num_rows, num_pixels = visible.shape
-    counts = np.zeros(num_pixels, np.int32)
+    counts, mu_squared = np.zeros(num_pixels, np.int32), 0.0
     for row in range(num_rows):
         for pixel in range(num_pixels):
             counts[pixel] += visible[row, pixel]
     first = np.zeros(num_pixels + 1, np.int64)
     for pixel in range(num_pixels):
         first[pixel + 1] = first[pixel] + 4 * ((counts[pixel] + 3) // 4)
+        mu_squared += offsets.visible[pixel] ** 2
     rows, place = np.full(first[num_pixels] + 1, num_rows, np.int32), first[:num_pixels].copy()
     on, num_blocks = np.empty(num_pixels + 4, np.int32), num_pixels // 64
     for row in range(num_rows):
-        num_on = 0
+        num_on, lean = 0, -mu_squared
         for block in range(num_blocks):
             num_on = list_bits(on, num_on, mask_of(visible[row], block), 64 * block)
         for pixel in range(64 * num_blocks, num_pixels):
-            if visible[row, pixel]:
-                on[num_on] = pixel
-                num_on += 1
+            on[num_on] = pixel
+            num_on += visible[row, pixel]
         for pixel in on[:num_on]:
             rows[place[pixel]] = row
             place[pixel] += 1
+            lean += offsets.visible[pixel]
+        phase.leans[0, row] = lean
     return first, rows
 
 

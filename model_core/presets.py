@@ -93,6 +93,12 @@ class TrainConfig:
         if self.sampler == "ladder" and self.chain_mode == "mean_field":
             raise ValueError('`sampler="ladder"` exchanges sampled states: it needs `chain_mode="gibbs"`.')
 
+    @property
+    def plain(self) -> bool:
+        """Whether the statistics are those of the defaults, which are sums of rows and need no matrix product."""
+        kinds = (self.awake_hidden, self.asleep_visible, self.asleep_hidden)
+        return kinds == ("probs", "states", "probs") and self.chain_mode == "gibbs"
+
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> TrainConfig:
         """The configuration that `dataclasses.asdict` and JSON made `fields` of.

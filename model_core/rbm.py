@@ -40,8 +40,15 @@ def checked_params(weights: Array, visible_bias: Array, hidden_bias: Array) -> R
     Raises:
       ValueError: if a shape does not fit the others or a number is not finite.
     """
-    arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in (weights, visible_bias, hidden_bias)]
-    params = RBMParams(*arrays)
+    params = shaped_params(weights, visible_bias, hidden_bias)
+    for name, array in zip(RBMParams._fields, params, strict=True):
+        check_finite(name, array)
+    return params
+
+
+def shaped_params(weights: Array, visible_bias: Array, hidden_bias: Array) -> RBMParams:
+    """As `checked_params`, but looks at no number."""
+    params = RBMParams(*(np.ascontiguousarray(array, np.float32) for array in (weights, visible_bias, hidden_bias)))
     if params.weights.ndim != 2 or min(params.weights.shape) < 1:
         raise ValueError(f"`weights` must be [visible, hidden]. Received shape {params.weights.shape}.")
     expected = {"visible_bias": (params.num_visible,), "hidden_bias": (params.num_hidden,)}
@@ -51,10 +58,13 @@ def checked_params(weights: Array, visible_bias: Array, hidden_bias: Array) -> R
             raise ValueError(
                 f"`{name}` must have shape {shape} to fit weights {params.weights.shape}. Received {received}."
             )
-    for name, array in zip(RBMParams._fields, arrays, strict=True):
-        if not np.isfinite(array).all():
-            raise ValueError(f"`{name}` holds NaN or infinite numbers; the model cannot be used.")
     return params
+
+
+def check_finite(name: str, numbers: Array) -> None:
+    """Raises ValueError if a number is NaN or infinite."""
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"`{name}` holds NaN or infinite numbers; the model cannot be used.")
 
 
 def sigmoid(logits: Array) -> Array:

@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 import numpy as np
 import tensorflow as tf
 
-from model_core.chains import Engine, get_engine, plain_chains
+from model_core.chains import Chains, Engine, get_engine, plain_chains
 from model_core.data_binary import Batches, pixel_probs
 from model_core.engine_numba import NumbaEngine
 from model_core.gradients import ascend, centred, first_order_loss, statistic
@@ -32,8 +32,19 @@ from model_core.training_arrays import assign, tensor, view
 from model_core.training_ladder import LadderSampler
 from model_core.training_state import TrainingError, TrainState
 
-__all__ = ["Trainer", "TrainingError"]
+__all__ = ["Trainer", "TrainingError", "leave_cores_to_chains"]
 _log = logging.getLogger(__name__)
+
+
+def leave_cores_to_chains(config: TrainConfig) -> None:
+    """Keeps TensorFlow to one thread in this process, if `config` is for sums of rows; call it before any `Trainer`.
+
+    What such a training leaves to TensorFlow takes 0.1 ms an update. Shared among threads it takes three times that,
+    and they wait for the next one by spinning on the cores that the chains run on.
+    """
+    if config.plain:
+        with suppress(RuntimeError):  # TensorFlow has begun: it keeps its threads
+            tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 class Trainer:
@@ -55,6 +66,7 @@ class Trainer:
         self.num_updates = config.epochs * self.updates_an_epoch
         self.pixel_means = _pixel_means(images)
         self.state = TrainState(config, self.pixel_means)
+        self._update = 0  # `state.update` is brought up to date where it is saved
         self.engine = engine or get_engine()
         self.seeds = chain_seeds(config.seed, max(config.num_chains, config.batch_size))
         self._loss_gradient = tf.function(self._gradient_of_loss)
@@ -75,7 +87,7 @@ class Trainer:
     @property
     def update(self) -> int:
         """How many updates have been made."""
-        return int(view(self.state.update))
+        return self._update
 
     @property
     def epoch(self) -> int:
@@ -111,16 +123,30 @@ class Trainer:
         self._ascend(gradient, awake_hidden, update)
         if self.config.sampler != "cd":
             assign(self.state.chains, chains)
-        assign(self.state.update, np.array(update + 1))
+        self._update = update + 1
 
     def _phases(self, update: int) -> tuple[list[Any], Any, np.ndarray]:
         """The gradient of this update, the awake mean of p(h=1 given v), and where the chains are now."""
         awake = self.batches.at(update)
         # A local: while anybody looks at the parameters, every change would have to copy them.
         prepared = self._prepare()
-        asleep_visible, asleep_states = self.asleep_phase(awake, update, prepared)
-        *gradient, awake_hidden = self._gradient(prepared, awake, asleep_visible, asleep_states)
-        return gradient, awake_hidden, asleep_states
+        if self.config.plain and isinstance(self.engine, NumbaEngine):
+            return self._phases_as_sums(self.engine, prepared, awake, update)
+        asleep_visible, states = self.asleep_phase(awake, update, prepared)
+        seed = tf.constant([self.config.seed % 2**31, update], tf.int64)
+        *gradient, awake_hidden = self._loss_gradient(tf.constant(awake), tf.constant(asleep_visible), seed)
+        return gradient, awake_hidden, states
+
+    def _phases_as_sums(
+        self, engine: NumbaEngine, prepared: Any, awake: np.ndarray, update: int
+    ) -> tuple[list[Any], Any, np.ndarray]:
+        """What `_gradient_of_loss` gives, by way of the rows that are on: five sixths of the pixels are 0."""
+        states, sums = engine.advance_for_moments(prepared, self._chains(awake, update))
+        centre: dict[str, np.ndarray] = {}
+        if self.config.centred:
+            centre = {"visible_offset": self.pixel_means, "hidden_offset": view(self.state.hidden_offset)}
+        *gradient, awake_hidden = engine.phase_moments(prepared, awake, states, asleep_sums=sums, **centre)
+        return [*map(tensor, gradient)], awake_hidden, states
 
     def asleep_phase(
         self, awake: np.ndarray, update: int, prepared: Any | None = None
@@ -131,35 +157,24 @@ class Trainer:
           what the statistics use (states, or probabilities if so configured), float32 or uint8 [chains, visible], and
           the states that the chains are in, uint8 [chains, visible].
         """
-        prepared = self._prepare() if prepared is None else prepared
-        config = self.config
-        start = awake if config.sampler == "cd" else view(self.state.chains)
+        prepared, config = self._prepare() if prepared is None else prepared, self.config
         mean_field = config.chain_mode == "mean_field"
-        chains = plain_chains(start, self.seeds[: len(start)], update * config.chain_steps, config.chain_steps)
         advance = self.engine.advance_mean_field if mean_field else self.engine.advance
-        states, probs = advance(prepared, chains)
+        states, probs = advance(prepared, self._chains(awake, update))
         if mean_field:
             # The article: probabilities all the way, and one binary draw of the visible units at the very end.
             states = (_uniforms(config.seed, update, states.shape) < probs).astype(np.uint8)
         return (probs if config.asleep_visible == "probs" else states), states
 
-    def _gradient(self, prepared: Any, awake: np.ndarray, asleep_visible: np.ndarray, asleep: np.ndarray) -> list[Any]:
-        """Of the mean log-likelihood, centred if so configured: three tensors; and the awake mean of p(h=1 given v)."""
-        config = self.config
-        plain = (config.awake_hidden, config.asleep_visible, config.asleep_hidden) == ("probs", "states", "probs")
-        if plain and isinstance(self.engine, NumbaEngine):
-            # What `_gradient_of_loss` gives, without a product: five sixths of the pixels are 0.
-            offsets = (self.pixel_means, view(self.state.hidden_offset)) if config.centred else ()
-            *gradient, awake_hidden = self.engine.phase_moments(prepared, awake, asleep, *offsets)
-            return [*map(tensor, gradient), awake_hidden]
-        found: list[Any] = self._loss_gradient(tf.constant(awake), tf.constant(asleep_visible))
-        return found
+    def _chains(self, awake: np.ndarray, update: int) -> Chains:
+        start = awake if self.config.sampler == "cd" else view(self.state.chains)
+        num_steps = self.config.chain_steps
+        return plain_chains(start, self.seeds[: len(start)], update * num_steps, num_steps)
 
-    def _gradient_of_loss(self, awake: Any, asleep_visible: Any) -> list[Any]:
+    def _gradient_of_loss(self, awake: Any, asleep_visible: Any, seed: Any) -> list[Any]:
         config, state = self.config, self.state
         weights, _, hidden_bias = state.params
         awake, asleep_visible = tf.cast(awake, tf.float32), tf.cast(asleep_visible, tf.float32)
-        seed: Any = tf.stack([tf.constant(config.seed % 2**31, tf.int64), state.update])
         awake_probs = tf.sigmoid(tf.matmul(awake, weights) + hidden_bias)
         asleep_probs = tf.sigmoid(tf.matmul(asleep_visible, weights) + hidden_bias)
         # The states are held constant: what the tape sees of the parameters is the energy alone.
@@ -224,6 +239,7 @@ class Trainer:
         if self.manager is None:
             raise TrainingError("This training has no folder for checkpoints: give the trainer a `directory`.")
         self._prepare()
+        self.state.update.assign(self._update)
         return str(self.manager.save(checkpoint_number=self.update))
 
     def restore(self, checkpoint: str | None = None) -> None:
@@ -239,6 +255,7 @@ class Trainer:
         for candidate in candidates:
             try:
                 self._checkpoint.read(candidate).assert_consumed()
+                self._update = int(self.state.update)
                 self._prepare()
             except (tf.errors.OpError, AssertionError, IndexError, ValueError, TrainingError) as error:
                 reasons.append(f"{candidate}: {(str(error).splitlines() or [type(error).__name__])[0]}")

@@ -105,7 +105,7 @@ def test_a_filled_reservoir_has_the_models_distribution(machine: RBMParams) -> N
 def test_a_sample_depends_on_its_own_seed_only(machine: RBMParams, num_rungs: int) -> None:
     ladder = ladder_of(machine)
     ladder = ladder._replace(rungs=ladder.rungs[:num_rungs])
-    sampler = EquilibriumSampler(machine, ladder, NumbaEngine(num_threads=2))
+    sampler = EquilibriumSampler(machine, ladder, NumbaEngine(num_threads=2, worth_sharing=0))
     seeds = chain_seeds(9, 50)
     states, probs = sampler.sample(seeds)
     alone_states, alone_probs = sampler.sample(seeds[31:32])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from model_core.chains import plain_chains
 from model_core.engine_numba import NumbaEngine, PhaseMoments, prepare, rounded_params
 from model_core.gradients import centred
+from model_core.randomness import chain_seeds
 from model_core.rbm import RBMParams, hidden_probs
 from model_core.training_arrays import assign, tensor, view
 
@@ -41,7 +43,7 @@ def by_the_formula(params: RBMParams, awake: np.ndarray, asleep: np.ndarray, *of
 def both(params: RBMParams, *offsets: np.ndarray, num_threads: int = 1) -> tuple[PhaseMoments, list[np.ndarray]]:
     awake, asleep = states_of(33, params.num_visible, 1), states_of(70, params.num_visible, 2)
     prepared = prepare(params)
-    moments = NumbaEngine(num_threads).phase_moments(prepared, awake, asleep, *offsets)
+    moments = NumbaEngine(num_threads, worth_sharing=0).phase_moments(prepared, awake, asleep, *offsets)
     return moments, by_the_formula(rounded_params(prepared), awake, asleep, *offsets)
 
 
@@ -57,6 +59,20 @@ def test_moments_are_those_of_the_formula(sizes: tuple[int, int], is_centred: bo
     moments, expected = both(params, *(offsets_of(params) if is_centred else []))
     for received, wanted in zip(moments, expected, strict=True):
         np.testing.assert_allclose(received, wanted, atol=2e-5)
+
+
+def test_the_sums_of_the_chains_save_work_and_change_no_bit() -> None:
+    params = machine_of(130, 63)
+    engine, prepared = NumbaEngine(2, worth_sharing=0), prepare(params)
+    awake, chains = states_of(33, 130, 1), plain_chains(states_of(70, 130, 2), chain_seeds(0, 70), 5, 3)
+    asleep, sums = engine.advance_for_moments(prepared, chains)
+    np.testing.assert_array_equal(asleep, engine.advance(prepared, chains)[0])
+    mu, lambda_ = offsets_of(params)
+    found = engine.phase_moments(prepared, awake, asleep, mu, lambda_, sums)
+    for received, expected in zip(
+        found, engine.phase_moments(prepared, awake, asleep, *offsets_of(params)), strict=True
+    ):
+        np.testing.assert_array_equal(received, expected)
 
 
 def test_large_weights_take_the_wide_tiles() -> None:
