@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     min_body_rate: int = Field(64 * 1024, ge=1, description="Bytes a second that a large body must arrive at.")
     idle_seconds: float = Field(15.0, gt=0, description="A kept-alive connection waits for its next request.")
     write_seconds: float = Field(30.0, gt=0, description="A client that reads nothing of its answer is dropped after.")
-    max_requests: int = Field(128, ge=1, description="Requests under way; above, plain ones are refused at the door.")
+    max_requests: int = Field(64, ge=1, description="Requests under way; above, plain ones are refused at the door.")
     max_idle_connections: int = Field(512, ge=1, description="Above this the oldest silent connection is closed.")
     drain_delay: float = Field(0.5, ge=0, description="After SIGTERM, go on accepting for so long.")
     drain_seconds: float = Field(45.0, gt=0, description="After that, finish what was accepted within.")
