@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model_core import monitoring
+from model_core.annealing import base_rate_bias, numba_annealer, spread_betas, thermodynamic_length
 from model_core.data import Binarisation, Dataset, binarize, epoch_order
 from model_core.data_binary import TEST_DRAW, TRAIN_DRAW
+from model_core.likelihood import estimate_log_z_ais, estimate_log_z_reverse, mean_log_likelihood
 from model_core.rbm import RBMParams
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ _NUM_IMAGES = 5_000  # of each set, the same ones at every epoch
 _NUM_PSEUDO = 500  # of these, for the pseudo-likelihood
 _NUM_CHAINS = 64  # on a TensorBoard picture
 _SUBSET_EPOCH = 2**40  # an epoch that no training reaches
+_NUM_WEIGHINGS, _LEAST_UPDATES = 12, 20_000  # of a run; shorter ones would spend more than a twentieth of their time
+_AIS_CHAINS, _AIS_BETAS = 40, 1_000  # modest: two seconds at 784x500
 
 
 class Watcher:
@@ -62,7 +66,34 @@ class Watcher:
         figures["update ratio"] = monitoring.update_ratio(before_last, params).weights
         if trainer.ladder is not None:
             figures.update(trainer.ladder.figures(trainer.state, self.training))
+        if is_weighed(trainer):
+            figures.update(self.weigh(trainer))
         return figures
+
+    def weigh(self, trainer: Trainer) -> dict[str, float]:
+        """Held-out log-likelihood in nats from both directions: AIS, and the training's own chains annealed backwards.
+
+        While learning is fast the chains lag behind the parameters, and the two may even change places: a figure of the
+        training as much as of the model. CD has no chains that would do.
+        """
+        params, base = trainer.params, base_rate_bias(trainer.pixel_means)
+        engine = numba_annealer()
+        betas = spread_betas(*thermodynamic_length(params, base, seed=self._seed, engine=engine), _AIS_BETAS)
+        options: dict[str, Any] = {"base_visible_bias": base, "betas": betas, "seed": self._seed, "engine": engine}
+        log_z = {"AIS": estimate_log_z_ais(params, num_chains=_AIS_CHAINS, **options).log_z}
+        if trainer.config.sampler != "cd":
+            chains = trainer.state.chains.numpy()[:_AIS_CHAINS]
+            log_z["reverse AIS"] = estimate_log_z_reverse(params, chains, **options).log_z
+        return {
+            f"{self.against} log-likelihood by {way}": mean_log_likelihood(params, self.held_out, value)
+            for way, value in log_z.items()
+        }
+
+
+def is_weighed(trainer: Trainer) -> bool:
+    """Whether the log-likelihood is estimated at the end of this epoch: twelve times in a run of many updates."""
+    every = -(-trainer.config.epochs // _NUM_WEIGHINGS)
+    return trainer.num_updates >= _LEAST_UPDATES and trainer.epoch % every == 0
 
 
 class Board:
