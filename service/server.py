@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -119,6 +120,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._app, self._settings = app, settings
         self._draining_since: float | None = None
+        self._settled = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._draining_since is not None or not self.started:
@@ -129,6 +131,11 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         flush_logs()
+        if not self._settled and self._app.state.registry.ready():
+            self._settled = True
+            # What is here by now, mostly code, stays to the end. To look all of it through for garbage again and again
+            # would hold everybody up for 0.1 s at a time.
+            gc.freeze()
         if self._draining_since is not None:
             self.should_exit = time.monotonic() - self._draining_since >= self._settings.drain_delay
         return await super().on_tick(counter)
