@@ -43,8 +43,7 @@ def phase_moments(
     """See `NumbaEngine.phase_moments`."""
     visible, num_awake, num_hidden = np.concatenate([awake, asleep]), len(awake), to_hidden.width
     num_rows, num_visible = visible.shape
-    about = Offsets(*(_vector(offset, size) for offset, size in zip(offsets, (num_visible, num_hidden), strict=True)))
-    about = about._replace(hidden=padded(about.hidden))
+    about = Offsets(_vector(offsets[0], num_visible), padded(_vector(offsets[1], num_hidden)))
     phase = _empty_rows(num_awake, len(asleep), num_hidden)
     sums = np.empty((0, len(to_hidden.bias)), np.int32) if asleep_sums is None else asleep_sums
     cost = 0.5 * num_rows * num_visible * num_hidden

@@ -19,7 +19,7 @@ from model_core.kernels_draws import draw_words, exp_minus, find_flips, jit, tur
 from model_core.kernels_rows import add_first_rows, add_rows
 from model_core.randomness import HIDDEN_LAYER, VISIBLE_LAYER
 
-_BLOCK = 32  # chains in step: their sums fit into the second-level cache beside a tile
+BLOCK = 32  # chains in step: their sums fit into the second-level cache beside a tile
 
 
 class Side(NamedTuple):
@@ -88,7 +88,7 @@ def start(work, starts, v, h, tiles):
 def gibbs(visible, probs, hidden_sums, seeds, num_steps, first_step, temperature, clamp, to_hidden, to_visible, unit):
     """Advances every chain in place. Unless they are empty, `probs` receives p(v=1 given the last hidden states), or
     the start where there was no step, and `hidden_sums` those of the hidden units given the last visible states."""
-    size = min(_BLOCK, len(visible))
+    size = min(BLOCK, len(visible))
     work, v, h = make_block(len(to_visible.bias), len(to_hidden.bias), size)
     no_offset = np.zeros(len(work.flips), np.float32)
     for first in range(0, len(visible), size):
@@ -200,7 +200,7 @@ def _bias_sum(state, bias, base, terms):
 @jit
 def anneal(visible, log_weights, seeds, first_step, betas, moving, base, to_hidden, to_visible, unit):
     """Weighs and, if `moving`, moves every chain along `betas`; see `NumbaEngine.anneal`."""
-    size = min(_BLOCK, len(visible))
+    size = min(BLOCK, len(visible))
     work, v, h = make_block(len(to_visible.bias), len(to_hidden.bias), size)
     terms, factors = np.zeros(len(to_hidden.bias)), np.ones(len(to_hidden.bias))
     bias_terms, no_offset = np.zeros(len(to_visible.bias)), np.zeros(len(to_hidden.bias), np.float32)
@@ -233,7 +233,7 @@ def anneal(visible, log_weights, seeds, first_step, betas, moving, base, to_hidd
 @jit
 def free_energies(visible, energies, to_hidden, visible_bias, unit):
     """energies[row] = F(row) of the rounded model, nats: a sum of rows and one log of a product, no matrix."""
-    size = min(_BLOCK, len(visible))
+    size = min(BLOCK, len(visible))
     work, v, h = make_block(len(visible_bias), len(to_hidden.bias), size)
     terms, factors = np.zeros(len(to_hidden.bias)), np.ones(len(to_hidden.bias))
     bias_terms, no_base = np.zeros(len(visible_bias)), np.zeros(len(visible_bias), np.float32)

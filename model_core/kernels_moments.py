@@ -16,11 +16,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from model_core.kernels import look, make_block, start, sum_in_lanes
+from model_core.kernels import BLOCK, look, make_block, start, sum_in_lanes
 from model_core.kernels_draws import jit, list_bits, mask_of
 from model_core.kernels_rows import TILE
-
-_BLOCK = 32
 
 
 class PhaseRows(NamedTuple):
@@ -69,7 +67,7 @@ def _sum_of_rows(typing_context, result, rows, indices, passes):
 @jit
 def hidden_rows(visible, first_row, last_row, asleep_sums, phase, offsets, to_hidden, unit):
     """Fills in tiles and lambda.(p - lambda) of some rows; `asleep_sums` are the hidden sums of the last, if known."""
-    size = min(_BLOCK, last_row - first_row)
+    size = min(BLOCK, last_row - first_row)
     width = TILE * ((visible.shape[1] + TILE - 1) // TILE)
     work, v, h = make_block(width, len(to_hidden.bias), size)
     probs, terms = np.empty(len(to_hidden.bias), np.float32), np.empty(len(to_hidden.bias))

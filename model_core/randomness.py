@@ -20,7 +20,7 @@ GAMMA = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
 HIDDEN_LAYER, VISIBLE_LAYER = 0, 1
-_START_STEP = 2**63 - 1  # a step that no chain reaches: its key draws the noise that a sample starts from
+START_STEP = 2**63 - 1  # a step that no chain reaches: its key draws the noise that a sample starts from
 
 
 def mix(state: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ def uniforms(seeds: np.ndarray, step: int, layer: int, num_units: int) -> np.nda
 
 def noise(seeds: np.ndarray, num_units: int) -> np.ndarray:
     """Fair coin flips, the start of a sample: the highest bit of each unit's word, uint8 0 or 1 [chains, num_units]."""
-    words = _double_words(seeds, _START_STEP, VISIBLE_LAYER, num_units)
+    words = _double_words(seeds, START_STEP, VISIBLE_LAYER, num_units)
     flips = np.empty((*words.shape, 2), np.uint8)
     flips[:, :, 0] = (words >> np.uint64(31)) & np.uint64(1)
     flips[:, :, 1] = words >> np.uint64(63)

@@ -28,7 +28,7 @@ from model_core.gradients import ascend, centred, first_order_loss, statistic
 from model_core.presets import TrainConfig
 from model_core.randomness import chain_seeds
 from model_core.rbm import RBMParams
-from model_core.training_arrays import assign, tensor, view
+from model_core.training_arrays import assign, copied_params, tensor, view
 from model_core.training_ladder import LadderSampler
 from model_core.training_state import TrainingError, TrainState
 
@@ -97,14 +97,14 @@ class Trainer:
     @property
     def params(self) -> RBMParams:
         """The parameters as they are now; a copy."""
-        return RBMParams(*(variable.numpy().copy() for variable in self.state.params))
+        return copied_params(self.state.params)
 
     @property
     def best_params(self) -> RBMParams:
         """What should be published: the average over the last `average_share` of the run, else the parameters."""
         if int(self.state.num_averaged) == 0:
             return self.params
-        return RBMParams(*(variable.numpy().copy() for variable in self.state.averages))
+        return copied_params(self.state.averages)
 
     def train(self, num_updates: int | None = None) -> Iterator[int]:
         """Makes updates up to the end of the run (or `num_updates` of them); yields the count after each."""

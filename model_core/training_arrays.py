@@ -11,11 +11,17 @@ import numpy as np
 import tensorflow as tf
 
 from model_core.arrays import CACHE_LINE, aligned
+from model_core.rbm import RBMParams
 
 
 def view(variable: Any) -> np.ndarray:
     """A variable's value as it is now, read-only. It stays as it is: the next assignment writes elsewhere."""
     return np.asarray(memoryview(tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)))
+
+
+def copied_params(variables: list[Any]) -> RBMParams:
+    """The parameters that three variables hold now."""
+    return RBMParams(*(variable.numpy() for variable in variables))  # `numpy` copies
 
 
 def tensor(array: np.ndarray) -> Any:

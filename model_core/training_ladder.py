@@ -24,6 +24,7 @@ from safetensors.numpy import save as format_safetensors
 from model_core.ladder import FREEZE_BELOW, REFUSE_BELOW, Proposal, TrajectoryLadder
 from model_core.presets import TrainConfig
 from model_core.rbm import RBMParams, checked_params, free_energy
+from model_core.training_arrays import copied_params
 from model_core.training_state import TrainingError, TrainState, log_odds
 
 GIVE_UP_AFTER = 30  # refusals in a row
@@ -59,7 +60,7 @@ class LadderSampler(tf.Module):
         """
         chains = state.chains.numpy()
         if update == 0:
-            chains = self.ladder.climb([_params(state.params)], chains)
+            chains = self.ladder.climb([copied_params(state.params)], chains)
         lowest = FREEZE_BELOW if int(self.frozen_at) == update - 1 else REFUSE_BELOW
         proposal = self._propose(state.params, chains, 2 * update)
         if proposal is not None and proposal.exchange.acceptance >= lowest and self._is_near(state.params, chains):
@@ -72,7 +73,7 @@ class LadderSampler(tf.Module):
         chains = self.ladder.accept(proposal)
         self.acceptance = proposal.exchange.acceptance
         if self.acceptance < FREEZE_BELOW:
-            chains = self.ladder.freeze(_params(state.params), chains)
+            chains = self.ladder.freeze(copied_params(state.params), chains)
             self.frozen_at.assign(update)
         state.chains.assign(chains)
         for previous, variable in zip(self.previous, state.params, strict=True):
@@ -80,7 +81,7 @@ class LadderSampler(tf.Module):
 
     def _propose(self, variables: list[Any], chains: np.ndarray, number: int) -> Proposal | None:
         try:
-            params = checked_params(*_params(variables))
+            params = checked_params(*copied_params(variables))
         except ValueError:  # not finite
             return None
         return self.ladder.propose(self.ladder.engine.prepare(params), chains, number)
@@ -91,7 +92,9 @@ class LadderSampler(tf.Module):
         Acceptance does not tell at once: chains that have not moved yet are exchanged like the samples they were.
         """
         engine = self.ladder.engine
-        energies = [engine.free_energy(engine.prepare(_params(side)), chains) for side in (self.previous, variables)]
+        energies = [
+            engine.free_energy(engine.prepare(copied_params(side)), chains) for side in (self.previous, variables)
+        ]
         log_weights = energies[0] - energies[1]
         weights = np.exp(log_weights - log_weights.max())
         return float(weights.sum() ** 2 / np.square(weights).sum()) >= SMALLEST_SHARE * len(chains)
@@ -116,7 +119,7 @@ class LadderSampler(tf.Module):
         Raises:
           TrainingError: if log Z gives the images more probability than there is.
         """
-        params = _params(state.params)
+        params = copied_params(state.params)
         log_z, error = self.ladder.log_z_now(params, state.chains.numpy())
         check_log_z(params, visible, log_z, error)
         return {
@@ -193,7 +196,3 @@ def _load_rung(path: Path) -> RBMParams:
     if hashlib.sha256(content).hexdigest()[:16] != path.stem.partition("-")[2]:
         raise ValueError(f"the rung {path} is damaged: its content does not fit its name")
     return checked_params(**parse_safetensors(content))
-
-
-def _params(variables: list[Any]) -> RBMParams:
-    return RBMParams(*(variable.numpy() for variable in variables))

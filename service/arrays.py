@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from service.errors import Problem
-from service.json_arrays import BadJson, read_arrays
+from service.json_arrays import BadJson, numbers_of, read_arrays
 
 PLAIN_JSON_BYTES = 256 * 1024  # parsed in one call, about 5 ms; larger ones row by row
 MAX_NPY_HEADER = 16 * 1024  # NumPy's own reader stops at 10,000 characters
@@ -38,15 +38,12 @@ def _json_array(name: str, value: object) -> np.ndarray:
     ])  # fmt: skip
     if isinstance(value, np.ndarray):  # from `read_arrays`
         return value
-    try:
-        array = np.array(value)
-        with np.errstate(over="ignore"):
-            packed = array.astype(np.float32) if array.dtype.kind in "iuf" else None
-    except (ValueError, OverflowError, RecursionError):
-        raise problem from None
-    if not isinstance(value, list) or packed is None:
+    if not isinstance(value, list):
         raise problem
-    return packed
+    try:
+        return numbers_of(value)
+    except ValueError:
+        raise problem from None
 
 
 def array_from_npy(content: bytes | bytearray) -> np.ndarray:

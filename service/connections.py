@@ -30,8 +30,6 @@ from service.middleware import SECURITY_HEADERS
 from service.settings import Settings
 from service.writes import GatheringTransport
 
-_INSIDE = ("work",)  # the phase of a request that is under way; a body may dawdle, and shall keep nobody out
-
 
 def make_protocol(settings: Settings, door: Door) -> type[HttpToolsProtocol]:
     """A protocol class with the limits of `settings`; uvicorn makes one instance a connection. They share a door."""
@@ -161,7 +159,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _enter(self, phase: str) -> None:
         if phase == self._phase:
             return
-        self.door.num_inside += (phase in _INSIDE) - (self._phase in _INSIDE)
+        # A request is inside while it is worked on; a body may dawdle, and shall keep nobody out.
+        self.door.num_inside += (phase == "work") - (self._phase == "work")
         self._phase, self._phase_began, self._received = phase, time.monotonic(), 0
         if self._clock is not None:
             self._clock.cancel()

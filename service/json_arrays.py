@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,22 @@ def read_arrays(content: bytes | bytearray) -> dict[str, np.ndarray]:
       BadJson: if it is anything else, if rows differ in length, or if there are too many or too long ones.
     """
     return _Reader(content).read()
+
+
+def numbers_of(value: list[Any]) -> np.ndarray:
+    """Lists of numbers, or of such lists, as a float32 array. What is too large for float32 becomes infinite.
+
+    Raises:
+      ValueError: if it holds anything else, or lists of different lengths.
+    """
+    try:
+        numbers = np.array(value)
+    except (OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if numbers.dtype.kind not in "iuf":
+        raise ValueError("not numbers")
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 class _Reader:
@@ -77,14 +94,13 @@ class _Reader:
         if end < 0 or self._num_rows > MAX_ROWS:
             raise self._bad("a row does not end, or there are too many")
         try:
-            numbers = np.array(json.loads(b"[" + self._content[begin:end] + b"]"))
-        except (ValueError, OverflowError, RecursionError):
+            numbers = numbers_of(json.loads(b"[" + self._content[begin:end] + b"]"))
+        except (ValueError, RecursionError):
             raise self._bad("not a row of numbers") from None
-        if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
+        if numbers.ndim != 1:
             raise self._bad("not a row of numbers")
         self._place = end + 1
-        with np.errstate(over="ignore"):
-            self._packed += numbers.astype(np.float32).tobytes()
+        self._packed += numbers.tobytes()
         return len(numbers)
 
     def _goes_on(self, closing: bytes) -> bool:

@@ -8,11 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from model_core import randomness
-from model_core.randomness import VISIBLE_LAYER, chain_seeds, uniforms
+from model_core.randomness import START_STEP, VISIBLE_LAYER, chain_seeds, uniforms
 
 __all__ = ["binarize", "chain_seeds", "draw_seed", "in_blocks", "noise"]
 BLOCK_ROWS = 1024  # a few MB
-_START_STEP = 2**63 - 1  # a step that no chain reaches, as in `noise`: no chain starts at both
 
 
 def draw_seed() -> int:
@@ -30,11 +29,12 @@ def binarize(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
 
     Args:
       pixels: float32 [chains, visible] in 0..1. Where they are 0 or 1 nothing is random.
-      seeds: uint64 [chains]; the same seed draws the same image.
+      seeds: uint64 [chains]; the same seed draws the same image. The numbers are those of `noise`: no chain starts at
+        both.
     """
 
     def drawn(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        return (uniforms(seeds, _START_STEP, VISIBLE_LAYER, pixels.shape[1]) < pixels).astype(np.uint8)
+        return (uniforms(seeds, START_STEP, VISIBLE_LAYER, pixels.shape[1]) < pixels).astype(np.uint8)
 
     return in_blocks(drawn, pixels, seeds)
 

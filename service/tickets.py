@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 from service.admission import bytes_of_frame
 from service.jobs import ChainJob, Frame
@@ -51,7 +51,7 @@ class Ticket:
         Raises:
           Cancelled, DeadlinePassed, EngineFailed: if the job ended without its last frame.
         """
-        try:
+        with self._read_to_the_end():
             while True:
                 ended = self.ended  # read first: whatever was offered before the end is in the deque by now
                 while self._frames:
@@ -60,22 +60,24 @@ class Ticket:
                     break
                 await self._news.wait()
                 self._news.clear()
-        finally:
-            self.cancel()
-        if self._error is not None:
-            raise self._error
 
     async def result(self) -> list[Frame]:
         """All frames, the last one last; raises what `frames` raises, and cancels as it does."""
-        try:
+        with self._read_to_the_end():
             while not self.ended:
                 await self._news.wait()
                 self._news.clear()
+        return list(self._frames)
+
+    @contextlib.contextmanager
+    def _read_to_the_end(self) -> Iterator[None]:
+        """Who stops reading cancels; who has read all learns how it ended."""
+        try:
+            yield
         finally:
             self.cancel()
         if self._error is not None:
             raise self._error
-        return list(self._frames)
 
     def cancel(self) -> None:
         """Stops the work within one slice. Does nothing after the end; any number of calls, from any thread."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,8 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_core.model_store import default_checkpoints
-from tests.service.http_helpers import ServerProcess, image_bytes
+from tests.service.http_helpers import ServerProcess, image_bytes, serving_what_ships
 
 MAX_BYTES = 3 * 2**20  # beyond the service's limit, so that refusing a long body is tried as well
 MAX_SECONDS, MAX_MEMORY_MB = 1.0, 400
@@ -107,21 +105,15 @@ def bodies(folder: Path, num_mutants: int) -> Iterator[tuple[str, bytes, str]]:
 
 
 def main(folder: Path, num_mutants: int) -> int:
-    with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "checkpoints").symlink_to(default_checkpoints().absolute())
-        server = ServerProcess(Path(scratch) / "checkpoints")
-        try:
-            server.wait_ready()
-            attacker, num_bodies, began = Attacker(server), 0, time.perf_counter()
-            for num_bodies, (name, body, suffix) in enumerate(bodies(folder, num_mutants), 1):
-                attacker.attack(name, body, suffix)
-                if num_bodies % 1000 == 0:
-                    print(f"{num_bodies} bodies, {dict(attacker.statuses)}", file=sys.stderr, flush=True)
-            alive = server.process.poll() is None and attacker.post("/features", image_bytes(), "image/png")[0] == 200
-            peak = server.memory_mb("VmHWM") if alive else 0.0
-            errors = server.log.read_text().count("Traceback")
-        finally:
-            server.close()
+    with serving_what_ships() as server:
+        attacker, num_bodies, began = Attacker(server), 0, time.perf_counter()
+        for num_bodies, (name, body, suffix) in enumerate(bodies(folder, num_mutants), 1):
+            attacker.attack(name, body, suffix)
+            if num_bodies % 1000 == 0:
+                print(f"{num_bodies} bodies, {dict(attacker.statuses)}", file=sys.stderr, flush=True)
+        alive = server.process.poll() is None and attacker.post("/features", image_bytes(), "image/png")[0] == 200
+        peak = server.memory_mb("VmHWM") if alive else 0.0
+        errors = server.log.read_text().count("Traceback")
     found = {"bodies": num_bodies, "seconds": round(time.perf_counter() - began), "statuses": attacker.statuses}
     found |= {"slowest": attacker.slowest, "peak_mb": round(peak), "alive": alive, "tracebacks_logged": errors}
     print(json.dumps(found | {"failures": attacker.failures}, indent=2))

@@ -22,7 +22,6 @@ import random
 import socket
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -31,8 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from model_core.model_store import default_checkpoints
-from tests.service.http_helpers import ServerProcess
+from tests.service.http_helpers import ServerProcess, serving_what_ships
 
 SILENT, HEADERS, BODIES = "silent", "slow headers", "slow bodies"
 NUM_ATTACKERS = {SILENT: 1000, HEADERS: 200, BODIES: 200}
@@ -211,15 +209,9 @@ def measure(server: ServerProcess, seconds: float, num_pairs: int) -> dict[str, 
 
 
 def main(seconds: float, num_pairs: int) -> int:
-    with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "checkpoints").symlink_to(default_checkpoints().absolute())
-        server = ServerProcess(Path(scratch) / "checkpoints")
-        try:
-            server.wait_ready()
-            found = measure(server, seconds, num_pairs)
-            found["peak_mb"] = round(server.memory_mb("VmHWM"))
-        finally:
-            server.close()
+    with serving_what_ships() as server:
+        found = measure(server, seconds, num_pairs)
+        found["peak_mb"] = round(server.memory_mb("VmHWM"))
     longest = [found["longest_seconds_open"], found["longest_seconds_open_of_few"]]
     closed = all(lives[kind] <= LIMITS[kind] + GRACE for lives in longest for kind in LIMITS)
     found["held"] = closed and found["share_of_rate"] >= LINE and set(found["statuses"]) == {"200"}

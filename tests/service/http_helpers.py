@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from model_core.model_store import publish
+from model_core.model_store import default_checkpoints, publish
 from model_core.rbm import RBMParams, checked_params
 from service.app import create_app
 from service.settings import Settings
@@ -142,6 +143,27 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+
+@contextmanager
+def serving(checkpoints: Path, before: str = "", **environment: str) -> Iterator[ServerProcess]:
+    """A server that is ready, and gone afterwards; the arguments are those of `ServerProcess`."""
+    server = ServerProcess(checkpoints, before, **environment)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def serving_what_ships() -> Iterator[ServerProcess]:
+    """A server of the model in this repository, whose log goes elsewhere."""
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoints = Path(scratch) / "checkpoints"
+        checkpoints.symlink_to(default_checkpoints().absolute())
+        with serving(checkpoints) as server:
+            yield server
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -9,12 +9,12 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.service.http_helpers import ServerProcess, image_bytes, publish_tiny, wait_until
+from tests.service.http_helpers import ServerProcess, image_bytes, publish_tiny, serving, wait_until
 
 SOAK_SECONDS = float(os.environ.get("RBM_SOAK_SECONDS", "12"))
 LEAK_BYTES = 32 * 1024
@@ -27,16 +27,6 @@ def leaking(*args, **further):
     return headers(*args, **further)
 service.serving.model_headers = leaking
 """
-
-
-@contextlib.contextmanager
-def serving(store: Path, before: str = "", **environment: str) -> Iterator[ServerProcess]:
-    server = ServerProcess(store, before, RBM_LOG_LEVEL="info", **environment)
-    try:
-        server.wait_ready()
-        yield server
-    finally:
-        server.close()
 
 
 def ask(server: ServerProcess, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, str]:

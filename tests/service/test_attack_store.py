@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from model_core.manifest import format_manifest
-from tests.service.http_helpers import ServerProcess, publish_tiny, wait_until
+from tests.service.http_helpers import ServerProcess, publish_tiny, serving, wait_until
 
 PATH = "/sample?steps=5&n=2&seed=7&format=npy"
 NUM_DAMAGED = 1008  # 8 are broken in other ways, a thousand have a bit flipped
@@ -39,12 +39,8 @@ def own_store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(own_store: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(own_store, RBM_RELOAD_SECONDS="0.05")
-    try:
-        server.wait_ready()
+    with serving(own_store, RBM_RELOAD_SECONDS="0.05") as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.mark.slow

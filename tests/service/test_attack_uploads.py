@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.service.drawn import to_bytes
-from tests.service.http_helpers import ServerProcess, image_bytes, npy_bytes
+from tests.service.http_helpers import ServerProcess, image_bytes, npy_bytes, serving
 from tests.service.test_image_corpus import mutants
 
 MAX_MEMORY_MB = 400
@@ -24,12 +24,8 @@ TYPES = ("image/png", "application/octet-stream", "application/x-npy", "applicat
 
 @pytest.fixture
 def server(store: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(store)
-    try:
-        server.wait_ready()
+    with serving(store) as server:
         yield server
-    finally:
-        server.close()
 
 
 def post_all(server: ServerProcess, bodies: Iterable[bytes], path: str = "/energy") -> Counter[int]:
@@ -153,17 +149,12 @@ def test_wrong_bodies_of_every_type_are_told_apart(server: ServerProcess) -> Non
 
 def test_kill_9_leaves_nothing_behind(store: Path) -> None:
     before = sorted(store.rglob("*"))
-    server = ServerProcess(store)
-    try:
-        server.wait_ready()
+    with serving(store) as server:
         with server.connect() as connection:
             connection.sendall(b"GET /sample?steps=10000&n=64 HTTP/1.1\r\nHost: x\r\n\r\n")
             tasks = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
             server.process.send_signal(signal.SIGKILL)
             server.process.wait(timeout=10)
         assert tasks == "" and sorted(store.rglob("*")) == before
-        following = ServerProcess(store, RBM_PORT=str(server.port))  # the port is free at once
-        following.wait_ready()
-        following.close()
-    finally:
-        server.close()
+        with serving(store, RBM_PORT=str(server.port)):  # the port is free at once
+            pass

@@ -5,25 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.service.http_helpers import ServerProcess, publish_tiny, read_all
+from tests.service.http_helpers import ServerProcess, read_all, serving
 
 SAMPLE = b"GET /sample?steps=2000&n=8&seed=1 HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    checkpoints = tmp_path_factory.mktemp("store") / "checkpoints"
-    publish_tiny(checkpoints)
-    server = ServerProcess(checkpoints, RBM_HEADER_SECONDS="2", RBM_IDLE_SECONDS="2")
-    try:
-        server.wait_ready()
+def server(store: Path) -> Iterator[ServerProcess]:
+    with serving(store, RBM_HEADER_SECONDS="2", RBM_IDLE_SECONDS="2") as server:
         yield server
-    finally:
-        server.close()
 
 
 def statuses(answers: bytes) -> list[bytes]:

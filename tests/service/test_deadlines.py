@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.http_helpers import ServerProcess, wait_until
+from tests.service.http_helpers import ServerProcess, serving, wait_until
 from tests.service.test_server_process import parts
 
 # Admission refuses what it knows to be late, so a deadline passes under way only where the engine has become slow.
@@ -26,12 +26,8 @@ NumbaEngine.advance = slow
 
 @pytest.fixture
 def server(store: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(store, SLOW_ENGINE)
-    try:
-        server.wait_ready()
+    with serving(store, SLOW_ENGINE) as server:
         yield server
-    finally:
-        server.close()
 
 
 def metric(server: ServerProcess, line: str) -> float:

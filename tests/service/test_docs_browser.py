@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.service.http_helpers import ServerProcess, image_bytes, publish_tiny
+from tests.service.http_helpers import ServerProcess, image_bytes, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -18,15 +18,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not at han
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    checkpoints = tmp_path_factory.mktemp("store") / "checkpoints"
-    publish_tiny(checkpoints)
-    server = ServerProcess(checkpoints)
-    try:
-        server.wait_ready()
+def server(store: Path) -> Iterator[ServerProcess]:
+    with serving(store) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

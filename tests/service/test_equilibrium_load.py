@@ -20,7 +20,7 @@ from service.jobs import Cancelled, NotReady, TooMuch
 from service.registry import ServedModel
 from service.scheduler import Scheduler, serving_engine
 from tests.service.fakes import outcome, step_by_hand
-from tests.service.http_helpers import ServerProcess, load_npy, tiny_params, wait_until
+from tests.service.http_helpers import ServerProcess, load_npy, serving, tiny_params, wait_until
 from tests.service.test_equilibrium_route import job_of, publish_with, tiny_ladder
 from tests.service.test_server_process import Client, parts
 
@@ -125,12 +125,8 @@ def test_a_stop_ends_equilibrium_jobs(served: ServedModel) -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     publish_with(tmp_path / "checkpoints", "mnist", format_ladder(tiny_ladder(2, ROUNDS)))
-    server = ServerProcess(tmp_path / "checkpoints", RBM_DRAIN_DELAY="0.2")
-    try:
-        server.wait_ready()
+    with serving(tmp_path / "checkpoints", RBM_DRAIN_DELAY="0.2") as server:
         yield server
-    finally:
-        server.close()
 
 
 def test_sigterm_finishes_equilibrium_samples_and_streams(server: ServerProcess) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.service.http_helpers import ServerProcess, publish_tiny, running_app, settings_for
+from tests.service.http_helpers import ServerProcess, running_app, serving, settings_for
 
 # Bytes that are no image fit the schema all the same: uploads may be refused, requests without a body may not.
 CONFIG = """
@@ -23,21 +23,10 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "413", "415",
 RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    checkpoints = tmp_path_factory.mktemp("store") / "checkpoints"
-    publish_tiny(checkpoints)
-    return checkpoints
-
-
 @pytest.fixture
 def server(store: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(store)
-    try:
-        server.wait_ready()
+    with serving(store) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.http_helpers import ServerProcess, image_bytes, publish_tiny, read_all, wait_until
+from tests.service.http_helpers import ServerProcess, image_bytes, read_all, serving, wait_until
 
 SHORT = {
     "RBM_HEADER_SECONDS": "1", "RBM_BODY_SECONDS": "1", "RBM_IDLE_SECONDS": "1", "RBM_WRITE_SECONDS": "2",
@@ -24,27 +24,15 @@ SHORT = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    checkpoints = tmp_path_factory.mktemp("store") / "checkpoints"
-    publish_tiny(checkpoints)
-    return checkpoints
-
-
-@contextlib.contextmanager
-def serving(store: Path, **environment: str) -> Iterator[ServerProcess]:
-    server = ServerProcess(store, **(SHORT | environment))
-    try:
-        server.wait_ready()
-        yield server
-    finally:
-        server.close()
+def serving_shortly(store: Path, **environment: str) -> contextlib.AbstractContextManager[ServerProcess]:
+    """With limits that a test can wait for."""
+    return serving(store, **(SHORT | environment))
 
 
 @pytest.fixture(scope="module")
 def server(store: Path) -> Iterator[ServerProcess]:
     """For tests that leave it running."""
-    with serving(store) as server:
+    with serving_shortly(store) as server:
         yield server
 
 
@@ -166,7 +154,7 @@ class Client(threading.Thread):
 
 
 def test_sigterm_finishes_what_was_accepted_and_exits_0(store: Path) -> None:
-    with serving(store) as server:
+    with serving_shortly(store) as server:
         requests = [Client(server, f"/sample?steps=10000&n=2&seed={number}") for number in range(25)]
         streams = [Client(server, "/sample?steps=10000&n=2&every=500&format=sse") for _ in range(25)]
         # All are under way when the engine has said so.
@@ -189,7 +177,7 @@ def test_sigterm_finishes_what_was_accepted_and_exits_0(store: Path) -> None:
 
 
 def test_streams_that_outlast_the_limit_get_a_last_event(store: Path) -> None:
-    with serving(store, RBM_DRAIN_SECONDS="2", RBM_DRAIN_DELAY="0") as server:
+    with serving_shortly(store, RBM_DRAIN_SECONDS="2", RBM_DRAIN_DELAY="0") as server:
         # A queue that cannot be worked off within the limit.
         clients = [Client(server, "/sample?steps=10000&n=64&every=10000&format=sse&timeout=60") for _ in range(12)]
         clients += [Client(server, "/sample?steps=10000&n=64&timeout=60") for _ in range(12)]
@@ -209,7 +197,7 @@ def test_streams_that_outlast_the_limit_get_a_last_event(store: Path) -> None:
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
 def test_a_second_signal_exits_at_once(store: Path, first: signal.Signals, second: signal.Signals) -> None:
     """With work and streams under way, which the first signal alone would wait for."""
-    with serving(store, RBM_DRAIN_DELAY="30") as server:
+    with serving_shortly(store, RBM_DRAIN_DELAY="30") as server:
         path = "/sample?steps=10000&n=64&timeout=60"
         clients = [Client(server, path), Client(server, f"{path}&every=100&format=sse")]
         wait_until(lambda: b"\nrbm_running_chains 128.0" in server.get("/metrics"))

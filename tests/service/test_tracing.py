@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import signal
 import threading
@@ -12,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from service import tracing
-from tests.service.http_helpers import ServerProcess, wait_until
+from tests.service.http_helpers import ServerProcess, serving, wait_until
 
 pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("opentelemetry.instrumentation.fastapi")
@@ -51,45 +52,34 @@ def collector() -> Iterator[Collector]:
         collector.shutdown()
 
 
-def serve(store: Path, endpoint: str, **environment: str) -> ServerProcess:
-    server = ServerProcess(store, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, RBM_DRAIN_DELAY="0", **environment)
-    server.wait_ready()
-    return server
+def traced(store: Path, endpoint: str, **environment: str) -> contextlib.AbstractContextManager[ServerProcess]:
+    return serving(store, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, RBM_DRAIN_DELAY="0", **environment)
 
 
 def test_a_request_becomes_a_span(store: Path, collector: Collector) -> None:
     endpoint = f"http://127.0.0.1:{collector.server_port}"
-    server = serve(store, endpoint, OTEL_SERVICE_NAME="digits", OTEL_BSP_SCHEDULE_DELAY="100")
-    try:
+    with traced(store, endpoint, OTEL_SERVICE_NAME="digits", OTEL_BSP_SCHEDULE_DELAY="100") as server:
         assert b" 200 " in server.get("/sample?steps=3")[:20]
         wait_until(lambda: b"GET /sample" in collector.spans())
         assert b"digits" in collector.spans() and b"/readyz" not in collector.spans()
-    finally:
-        server.close()
 
 
 def test_the_last_spans_are_sent_before_the_exit(store: Path, collector: Collector) -> None:
-    server = serve(store, f"http://127.0.0.1:{collector.server_port}", OTEL_BSP_SCHEDULE_DELAY="60000")
-    try:
+    with traced(store, f"http://127.0.0.1:{collector.server_port}", OTEL_BSP_SCHEDULE_DELAY="60000") as server:
         assert b" 200 " in server.get("/filters?scale=1")[:20]
         assert b"/filters" not in collector.spans()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=30) == 0
         assert b"GET /filters" in collector.spans()
-    finally:
-        server.close()
 
 
 def test_a_collector_that_is_not_there_harms_nobody(store: Path) -> None:
-    server = serve(store, NOBODY, OTEL_BSP_SCHEDULE_DELAY="50")
-    try:
+    with traced(store, NOBODY, OTEL_BSP_SCHEDULE_DELAY="50") as server:
         for seed in range(20):
             assert b" 200 " in server.get(f"/sample?steps=3&seed={seed}")[:20]
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=20) == 0  # it does not go on trying
         assert "Traceback" not in server.log.read_text()
-    finally:
-        server.close()
 
 
 def test_without_its_packages_or_an_endpoint_there_is_no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
