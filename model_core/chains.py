@@ -11,7 +11,7 @@ Randomness is keyed by (chain's seed, step number), see `randomness`: 500 steps 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -61,6 +61,29 @@ class Engine(Protocol):
 
     def advance_mean_field(self, prepared: Any, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """The article's deterministic map: probabilities in place of states; both results are the same array."""
+
+
+@runtime_checkable
+class QueueEngine(Engine, Protocol):
+    """An engine with a compiled loop: threads that stay in it never ask for the interpreter's lock."""
+
+    def make_calls(self, num_calls: int) -> np.ndarray:
+        """A table of calls."""
+
+    def can_queue(self, prepared: Any) -> bool:
+        """Whether `describe_call` takes this model."""
+
+    def describe_call(
+        self, call: np.ndarray, prepared: Any, chains: Chains
+    ) -> tuple[tuple[np.ndarray, np.ndarray], Any]:
+        """Writes `advance(prepared, chains)` into a row of a table.
+
+        Returns:
+          The results, to be filled in, and what has to be kept until they are.
+        """
+
+    def work_off(self, queue: int, done: int, calls: np.ndarray) -> int:
+        """Does the calls whose numbers come out of the pipe `queue`, and writes each number into the pipe `done`."""
 
 
 @overload

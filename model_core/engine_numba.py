@@ -13,28 +13,33 @@ holds that); `rounded_params` returns the model that is sampled. The compiled ke
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from model_core import kernels
 from model_core.chains import Chains
 from model_core.engine_numba_moments import PhaseMoments, phase_moments
+from model_core.kernels_calls import CALL, FIRST_STEP, SEED, STEPS, TEMPERATURE, work_off
 from model_core.kernels_rounding import round_weights
 from model_core.kernels_rows import NARROW_MAX, Rows, empty_tiles, padded
 from model_core.rbm import RBMParams, check_finite, shaped_params
 
 _NARROW_LIMIT = 8.0  # largest |weight| for which 16 bits round finely enough (to 0.001)
 _WORTH_SHARING = 1e8  # weights, about a millisecond: to wake another thread takes a tenth of that
+Results = tuple[np.ndarray, np.ndarray]
 _PADDING_LOGIT = -1e30  # the bias of a padding unit: it never turns on
 
 
-class Prepared(NamedTuple):
+@dataclass(frozen=True)
+class Prepared:
     """A model in fixed point: logit = bias + sum * unit."""
 
     to_hidden: Rows
@@ -46,6 +51,16 @@ class Prepared(NamedTuple):
     def size(self) -> int:
         """The number of weights."""
         return self.params.weights.size
+
+    @cached_property
+    def addresses(self) -> tuple[int, ...]:
+        """`kernels_calls.OF_MODEL`."""
+        sides = self.to_hidden, self.to_visible
+        return tuple(
+            number
+            for side in sides
+            for number in (side.tiles.ctypes.data, side.bias.ctypes.data, side.width, len(side.bias))
+        )
 
 
 def prepare(params: RBMParams) -> Prepared:
@@ -103,6 +118,44 @@ class NumbaEngine:
         """Gibbs sampling; see `chains.Engine`."""
         probs = np.empty(chains.visible.shape, np.float32)
         return self._gibbs(prepared, chains, probs, np.empty((0, 0), np.int32)), probs
+
+    def make_calls(self, num_calls: int) -> np.ndarray:
+        """A table for `describe_call` and `work_off`."""
+        return np.zeros(num_calls, CALL)
+
+    def can_queue(self, prepared: Prepared) -> bool:
+        """Whether `describe_call` takes the model: the compiled loop knows weights of 16 bits."""
+        return prepared.to_hidden.tiles.dtype == np.int16
+
+    def describe_call(self, call: np.ndarray, prepared: Prepared, chains: Chains) -> tuple[Results, Any]:
+        """Writes a call of `advance` into a row of a table.
+
+        Args:
+          call: `calls[number : number + 1]`.
+          prepared: a model that `can_queue` takes.
+
+        Returns:
+          What `advance` would return, to be filled in by the thread that does the call; and what has to be kept till
+          then, for the table knows addresses only.
+        """
+        visible, probs = np.array(chains.visible, np.uint8, order="C"), np.empty(chains.visible.shape, np.float32)
+        numbers = np.empty((4, len(visible)), np.int64)
+        numbers[SEED], numbers[STEPS] = chains.seeds.view(np.int64), chains.num_steps
+        numbers[FIRST_STEP] = chains.first_step
+        numbers[TEMPERATURE].view(np.float32)[: len(visible)] = chains.temperature
+        clamp = visible if chains.clamp is None else chains.clamp
+        call[0] = (
+            *(_address(visible), _address(probs), _address(numbers), clamp.ctypes.data),
+            *(len(visible), 0 if chains.clamp is None else len(clamp)),
+            *prepared.addresses,
+            0,
+            prepared.unit,
+        )
+        return (visible, probs), (prepared, chains, numbers)
+
+    def work_off(self, queue: int, done: int, calls: np.ndarray) -> int:
+        """See `kernels_calls.work_off`."""
+        return work_off(queue, done, calls)
 
     def advance_for_moments(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """The final visible states, and the sums of the hidden units given them, which `phase_moments` can use."""
@@ -235,3 +288,8 @@ class NumbaEngine:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.num_threads - 1, thread_name_prefix="chains")
+
+
+def _address(array: np.ndarray) -> int:
+    """Where an array that is not empty begins; four times as fast as `array.ctypes.data`, for arrays of one's own."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]  # it is a buffer

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import config, types
 from numba.extending import intrinsic
 
-from model_core.randomness import GAMMA, MIX_1, MIX_2
+from model_core.randomness import GAMMA, MIX_1, MIX_2, START_STEP, VISIBLE_LAYER
 
 _GAMMA, _MIX_1, _MIX_2 = np.uint64(GAMMA), np.uint64(MIX_1), np.uint64(MIX_2)
 _MINUS_LOG2_E = np.float32(-1.4426950408889634)
@@ -116,6 +116,17 @@ def draw_words(words, seed, step, layer):
     key = _mix(seed + np.uint64(2 * step + layer + 1) * _GAMMA)
     for n in range(len(words)):
         words[n] = _mix(key + np.uint64(n + 1) * _GAMMA)
+
+
+@jit
+def noise(states, seeds):
+    """Fills `states`, uint8 [chains, units], with `randomness.noise`."""
+    words = np.empty((states.shape[1] + 1) // 2, np.uint64)
+    for chain in range(len(states)):
+        draw_words(words, seeds[chain], START_STEP, VISIBLE_LAYER)
+        halves = words.view(np.uint32)
+        for unit in range(states.shape[1]):
+            states[chain, unit] = halves[unit] >> np.uint32(31)
 
 
 @jit

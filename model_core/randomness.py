@@ -20,6 +20,7 @@ GAMMA = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
 HIDDEN_LAYER, VISIBLE_LAYER = 0, 1
+_FEW = 16  # numbers, for which Python is faster than NumPy
 START_STEP = 2**63 - 1  # a step that no chain reaches: its key draws the noise that a sample starts from
 
 
@@ -32,15 +33,27 @@ def mix(state: np.ndarray) -> np.ndarray:
     return state ^ (state >> np.uint64(31))
 
 
+def _mix_one(state: int) -> int:
+    """`mix` of one number."""
+    state = (state ^ (state >> 30)) * MIX_1 % 2**64
+    state = (state ^ (state >> 27)) * MIX_2 % 2**64
+    return state ^ (state >> 31)
+
+
 def chain_seeds(seed: int, num_chains: int, first_chain: int = 0) -> np.ndarray:
     """The seeds of the chains of one request: hash(seed, i), uint64 [num_chains].
 
     A chain's seed depends on `seed` and on its own index alone, not on how many chains there are.
     """
+    # Mixed twice, so that neighbouring seeds and neighbouring chains share no arithmetic progression.
+    mixed = _mix_one(seed % 2**64)
+    if num_chains <= _FEW:
+        return np.array(
+            [_mix_one((mixed + (first_chain + n) * GAMMA) % 2**64) for n in range(1, num_chains + 1)], np.uint64
+        )
     index = np.arange(first_chain, first_chain + num_chains, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        # Mixed twice, so that neighbouring seeds and neighbouring chains share no arithmetic progression.
-        return mix(mix(np.array(seed % 2**64, np.uint64)) + (index + np.uint64(1)) * np.uint64(GAMMA))
+        return mix(np.uint64(mixed) + (index + np.uint64(1)) * np.uint64(GAMMA))
 
 
 def layer_keys(seeds: np.ndarray, step: int, layer: int) -> np.ndarray:

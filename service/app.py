@@ -84,7 +84,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         state.lifecycle.stop.set()
         await asyncio.to_thread(state.registry.stop)
-        await asyncio.to_thread(state.scheduler.stop)
+        await state.scheduler.stop()
         state.intake.close()
         state.encoders.shutdown(wait=False, cancel_futures=True)
 

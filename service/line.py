@@ -76,17 +76,17 @@ class Line:
 
     def _fill(self, lead: Run, budget: int, max_parts: int) -> list[Turn]:
         """The lead's first part, cut to the slice; then whoever is next in line, as long as it fits whole."""
-        first = lead.waiting[0]
+        first, most = lead.waiting[0], 2 * budget
         # A short rest is not worth a slice of its own.
-        num_steps = first.leg if first.leg * first.num_chains <= 2 * budget else max(1, budget // first.num_chains)
+        num_steps = first.leg if first.leg * first.num_chains <= most else max(1, budget // first.num_chains)
         turns = [Turn(first, num_steps)]
-        budget -= turns[0].num_steps * first.num_chains
+        left = most - num_steps * first.num_chains
         for part in self._companions(lead):
             # A part that is cut has to be set up once more, so only the lead's is.
-            if len(turns) >= max_parts or part.leg * part.num_chains > budget:
+            if len(turns) >= max_parts or part.leg * part.num_chains > left:
                 break
             turns.append(Turn(part, part.leg))
-            budget -= part.leg * part.num_chains
+            left -= part.leg * part.num_chains
         return turns
 
     def _companions(self, lead: Run) -> Iterator[Part]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -30,7 +31,8 @@ class ParameterRoute(APIRoute):
         validate = parameters.field_info.annotation.__pydantic_validator__.validate_python  # type: ignore[union-attr]
 
         async def handle(request: Request) -> Response:
-            params = _checked(validate, dict(request.query_params), "query")
+            query = request.scope["query_string"].decode("latin-1")
+            params = _checked(validate, dict(parse_qsl(query, keep_blank_values=True)), "query")
             given = request.headers.get(_TIMEOUT)
             timeout = None if given is None else _checked(_SECONDS.validate_python, given, "header", _TIMEOUT)
             return await self.endpoint(request, params, timeout)

@@ -19,7 +19,7 @@ DRAINING = "The server is shutting down and takes no new work."
 
 
 class Roster:
-    """Jobs from admission to their end; every method runs under the scheduler's lock.
+    """Jobs from admission to their end; all of it on the event loop.
 
     Args:
       num_threads: how many slices are worked on at a time.

@@ -12,7 +12,7 @@ from service.tickets import Ticket
 
 
 class Run:
-    """An accepted job on its way to its last frame. Touched under the scheduler's lock only."""
+    """An accepted job on its way to its last frame. Touched on the event loop only."""
 
     def __init__(self, ticket: Ticket, sequence: int, *, whole: bool = False) -> None:
         self.ticket, self.sequence = ticket, sequence

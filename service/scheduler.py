@@ -1,15 +1,16 @@
 """Runs the chains of many requests side by side (DESIGN section 5).
 
-Engine threads, one a core, take **slices** of about 2 ms of work from one line, and nothing is ever waited for:
+Engine threads, one a core, do **slices** of about 2 ms of work from one line, and nothing is ever waited for:
 
-    submit --admission--> line --pick--> engine.advance --settle--> line again, or a frame, or the end
+    submit --admission--> line --pick--> the crew: engine.advance --settle--> line again, or a frame, or the end
 
 Who goes first is the `Line`'s rule: small jobs, with every fourth slice for the oldest. One slice holds chains of
 several jobs of the same model where they fit. That is free: a chain's bits depend neither on its neighbours nor on
 how its steps are cut.
 
-The event loop takes the lock for a few microseconds of bookkeeping and never computes. The threads never touch a
-future: they leave frames with the `Ticket` and wake the loop, so a client that has gone cannot break them.
+All books are kept on the event loop, a few dozen microseconds a slice, and so need no lock; it never computes. The
+threads (`crew`) know nothing of jobs. A slice a thread is posted ahead, so that none stands idle while the loop is
+busy with something else.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from model_core.chains import Chains, Engine, get_engine
 from service.admission import Limits
+from service.crew import Arrays, Crew
 from service.jobs import Busy, Cancelled, ChainJob, DeadlinePassed, EngineFailed, NotReady
 from service.line import Turn
 from service.metrics import Metrics
@@ -37,17 +38,6 @@ from service.tickets import HELD_FRAMES, Ticket
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_NICENESS = 5  # of the engine threads; at 10 they starved under ten times the load that fits
-
-
-def _let_others_first() -> None:
-    """Lowers the priority of this thread a little: where cores are short, the event loop goes before the engine.
-
-    Refusals, health checks and first frames then take milliseconds under any load. Linux counts priorities by thread.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS))
 
 
 def serving_engine() -> Engine:
@@ -98,25 +88,21 @@ class Scheduler:
             sharing=sharing,
             metrics=self._metrics,
         )
-        self._changed = threading.Condition()  # the roster's lock
+        self._crew: Crew | None = None
+        self._retries: list[list[Turn]] = []  # of slices that failed: their jobs, one by one
         self._quick = QuickCalls()
-        self._threads: list[threading.Thread] = []
-        self._num_idle = 0
-        self._stopping = False
-        self._busy_since: dict[int, float] = {}  # by thread
-        self._metrics.queue_depth.set_function(lambda: self._read("num_queued"))
-        self._metrics.queue_seconds.set_function(lambda: self._read("backlog_seconds"))
-        self._metrics.running_chains.set_function(lambda: self._read("num_chains"))
+        self._metrics.queue_depth.set_function(lambda: self._roster.num_queued)
+        self._metrics.queue_seconds.set_function(lambda: self._roster.backlog_seconds)
+        self._metrics.running_chains.set_function(lambda: self._roster.num_chains)
 
     def start(self) -> None:
-        """Starts the engine threads."""
-        for number in range(self._num_threads):
-            thread = threading.Thread(target=self._work, name=f"rbm-engine-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        """Starts the engine threads; on the event loop that submits."""
+        self._crew = Crew(self.engine, self._num_threads, room=2 * self._num_threads, clock=self._clock)
+        asyncio.get_running_loop().add_reader(self._crew.fileno(), self._collect)
+        self._feed()
 
     def submit(self, job: ChainJob, *, stream: bool = False) -> Ticket:
-        """Takes a job on; called on the event loop that reads the ticket, and waits for nothing.
+        """Takes a job on; called on the event loop, and waits for nothing.
 
         Args:
           job: what to run.
@@ -128,11 +114,10 @@ class Scheduler:
         """
         now = self._clock()
         ticket = Ticket(job, num_held=HELD_FRAMES if stream else None, submitted_at=now, clock=self._clock)
-        with self._changed:
-            run = self._roster.accept(ticket, now)
-            if run is not None:
-                ticket.connect(lambda: self._cancel(run), lambda: self._position(run))
-                self._changed.notify(len(run.parts))
+        run = self._roster.accept(ticket, now)
+        if run is not None:
+            ticket.connect(lambda: self._cancel(run), lambda: self._roster.position(run))
+            self._feed()
         return ticket
 
     async def run_quick(self, fn: Callable[..., _T], *args: Any, deadline: float | None = None) -> _T:
@@ -159,104 +144,93 @@ class Scheduler:
         while len(self._roster) or len(self._quick):
             await asyncio.sleep(0.01)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Ends the threads after their slices; jobs that have not ended get `Cancelled`."""
-        with self._changed:
-            self._roster.draining = self._stopping = True
-            self._roster.end_all(Cancelled("The server stopped before this was finished."))
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join(timeout=self._stall_seconds)
+        self._roster.draining = True
+        self._roster.end_all(Cancelled("The server stopped before this was finished."))
+        self._retries.clear()
         self._quick.stop()
+        if (crew := self._crew) is not None:
+            self._crew = None
+            asyncio.get_running_loop().remove_reader(crew.fileno())
+            crew.close()
+            await asyncio.to_thread(crew.join, self._stall_seconds)
 
     def health(self) -> str | None:
         """None while all is well, else what is wrong: for the liveness probe."""
-        longest = max((self._clock() - since for since in list(self._busy_since.values())), default=0.0)
+        if self._crew is None:
+            return None
+        longest = self._crew.longest_seconds()
         if longest > self._stall_seconds:
             return f"A call of the engine has not come back for {longest:.0f} s."
-        if not self._stopping and not all(thread.is_alive() for thread in self._threads):
-            return "An engine thread has died."
-        return None
+        return None if self._crew.alive else "An engine thread has died."
 
     def _cancel(self, run: Run) -> None:
-        with self._changed:
-            self._roster.end(run, Cancelled("The client left."))
+        self._roster.end(run, Cancelled("The client left."))
 
-    def _position(self, run: Run) -> int:
-        with self._changed:
-            return self._roster.position(run)
+    def _feed(self) -> None:
+        """Posts slices while there is room for them."""
+        while (crew := self._crew) is not None and crew.has_room and (turns := self.pick_slice()):
+            job = turns[0].part.run.job
+            try:
+                if job.mode == "gibbs":
+                    crew.advance(turns, job.model.prepared, chains_of(turns))
+                else:
+                    crew.run(turns, partial(self._compute, turns))
+            except Exception as error:
+                self._settle(turns, error, 0.0)
 
-    def _read(self, field: str) -> float:
-        with self._changed:
-            return float(getattr(self._roster, field))
-
-    # On the engine threads.
-
-    def _work(self) -> None:
-        _let_others_first()
-        while turns := self._next_slice():
-            self.run_slice(turns)
-
-    def _next_slice(self) -> list[Turn]:
-        """Waits for work; an empty list says that the server stops."""
-        with self._changed:
-            while not self._stopping:
-                if turns := self.pick_slice():
-                    return turns
-                self._num_idle += 1
-                self._changed.wait()
-                self._num_idle -= 1
-        return []
+    def _collect(self) -> None:
+        """Enters the results that the crew has ready."""
+        if self._crew is not None:
+            for turns, outcome, seconds in self._crew.finished():
+                self._settle(turns, outcome, seconds)
+            self._feed()
 
     def pick_slice(self) -> list[Turn]:
         """The next slice; an empty list if there is nothing to do."""
-        with self._changed:
-            turns = self._roster.pick(self._clock(), 1 + self._num_idle)
-            if self._num_idle and self._roster.num_waiting:
-                self._changed.notify()
-        return turns
+        if self._retries:
+            return self._retries.pop()
+        num_idle = self._num_threads - (0 if self._crew is None else len(self._crew))
+        return self._roster.pick(self._clock(), max(1, num_idle))
 
     def run_slice(self, turns: list[Turn]) -> None:
-        """Computes a slice and enters the result. Whatever goes wrong, the thread lives and other jobs are spared."""
-        thread, started = threading.get_ident(), self._clock()
-        self._busy_since[thread] = started
+        """Computes a slice here and now, and enters the result: what the crew does, without threads."""
+        started = self._clock()
         try:
-            visible, probs = self._advance(turns)
+            outcome: Arrays | Exception = self._compute(turns)
         except Exception as error:
-            self._isolate(turns, error)
-            return
-        finally:
-            self._busy_since.pop(thread, None)
-        with self._changed:
-            try:
-                self._roster.settle(turns, visible, probs, self._clock() - started)
-            except Exception as error:
-                self._fail(turns, error)
+            outcome = error
+        self._settle(turns, outcome, self._clock() - started)
 
-    def _advance(self, turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
+    def _compute(self, turns: list[Turn]) -> Arrays:
         job = turns[0].part.run.job
         if job.mode == "equilibrium":
             return _advance_ladders(turns)
         advance = self.engine.advance_mean_field if job.mode == "mean_field" else self.engine.advance
         return advance(job.model.prepared, chains_of(turns))
 
-    def _isolate(self, turns: list[Turn], error: Exception) -> None:
-        """The engine raised: every job of the slice tries again alone, and fails alone."""
-        runs = runs_of(turns)
-        if len(runs) > 1:
-            for run in runs:
-                self.run_slice([turn for turn in turns if turn.part.run is run])
+    def _settle(self, turns: list[Turn], outcome: Arrays | Exception, seconds: float) -> None:
+        """Enters what became of a slice. Whatever went wrong, other jobs are spared."""
+        if isinstance(outcome, Exception):
+            runs = runs_of(turns)
+            if len(runs) > 1:  # each tries again alone, and fails alone
+                self._retries += [[turn for turn in turns if turn.part.run is run] for run in runs]
+            else:
+                self._fail(runs[0], outcome)
             return
-        with self._changed:
-            self._fail(turns, error)
+        try:
+            self._roster.settle(turns, *outcome, seconds)
+        except Exception as error:
+            for run in runs_of(turns):
+                self._fail(run, error)
 
-    def _fail(self, turns: list[Turn], error: Exception) -> None:
-        for run in runs_of(turns):
-            model = run.job.model
-            _log.error("The engine failed on model %s, version %s", model.name, model.version, exc_info=error)
-            failure = EngineFailed(f"The engine failed: {error}")
-            failure.__cause__ = error
-            self._roster.end(run, failure)
+    def _fail(self, run: Run, error: Exception) -> None:
+        model = run.job.model
+        _log.error("The engine failed on model %s, version %s", model.name, model.version, exc_info=error)
+        failure = EngineFailed(f"The engine failed: {error}")
+        failure.__cause__ = error
+        self._roster.end(run, failure)
 
 
 def _advance_ladders(turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
@@ -284,13 +258,16 @@ def chains_of(turns: list[Turn]) -> Chains:
     counts = [part.num_chains for part in parts]
 
     def spread(values: list[float], dtype: type) -> np.ndarray:
-        return np.repeat(np.array(values, dtype), counts)
+        return np.array([value for value, count in zip(values, counts, strict=True) for _ in range(count)], dtype)
+
+    def together(arrays: list[np.ndarray]) -> np.ndarray:
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     return Chains(
-        visible=parts[0].visible if len(parts) == 1 else np.concatenate([part.visible for part in parts]),
-        seeds=np.concatenate([job.seeds[part.rows] for job, part in zip(jobs, parts, strict=True)]),
+        visible=together([part.visible for part in parts]),
+        seeds=together([job.seeds[part.rows] for job, part in zip(jobs, parts, strict=True)]),
         num_steps=spread([turn.num_steps for turn in turns], np.int64),
         first_step=spread([part.step for part in parts], np.int64),
         temperature=spread([job.temperature for job in jobs], np.float32),
-        clamp=np.concatenate([part.clamp for part in parts]) if any(job.clamp is not None for job in jobs) else None,
+        clamp=together([part.clamp for part in parts]) if any(job.clamp is not None for job in jobs) else None,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model_core import randomness
+from model_core import kernels_draws
 from model_core.randomness import START_STEP, VISIBLE_LAYER, chain_seeds, uniforms
 
 __all__ = ["binarize", "chain_seeds", "draw_seed", "in_blocks", "noise"]
@@ -20,8 +20,10 @@ def draw_seed() -> int:
 
 
 def noise(seeds: np.ndarray, num_visible: int) -> np.ndarray:
-    """`randomness.noise` as bool [chains, visible]: by its type it holds nothing but 0 and 1, so nobody has to look."""
-    return randomness.noise(seeds, num_visible).view(bool)
+    """`randomness.noise`, compiled, as bool [chains, visible]: by its type it holds nothing but 0 and 1."""
+    states = np.empty((len(seeds), num_visible), np.uint8)
+    kernels_draws.noise(states, seeds)
+    return states.view(bool)
 
 
 def binarize(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:

@@ -14,12 +14,7 @@ HELD_FRAMES = 32  # what a slow reader of a stream may have waiting, a default s
 
 
 class Ticket:
-    """Made by `Scheduler.submit`, on the event loop that reads it.
-
-    Two sides meet here. The engine's threads call `offer` and `finish` and never wait; the event loop reads.
-    They share a deque and two flags, and one wake-up is on its way at most, so a loop that is busy for a second
-    finds one callback and the newest frames, not a thousand callbacks.
-    """
+    """Made by `Scheduler.submit`. All of it is the event loop's: the scheduler leaves frames, a client reads them."""
 
     def __init__(self, job: ChainJob, *, num_held: int | None, submitted_at: float, clock: Callable[[], float]) -> None:
         self.job = job
@@ -28,9 +23,7 @@ class Ticket:
         self.ended = False
         self._error: Exception | None = None
         self._frames: deque[Frame] = deque(maxlen=num_held)
-        self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
-        self._wake_up_sent = False
         self._clock = clock
         self._submitted_at = submitted_at
         self._started_at: float | None = None
@@ -53,10 +46,9 @@ class Ticket:
         """
         with self._read_to_the_end():
             while True:
-                ended = self.ended  # read first: whatever was offered before the end is in the deque by now
                 while self._frames:
                     yield self._frames.popleft()
-                if ended:
+                if self.ended:
                     break
                 await self._news.wait()
                 self._news.clear()
@@ -80,7 +72,7 @@ class Ticket:
             raise self._error
 
     def cancel(self) -> None:
-        """Stops the work within one slice. Does nothing after the end; any number of calls, from any thread."""
+        """Stops the work after the slices that are posted. Does nothing after the end; any number of calls."""
         if not self.ended:
             self._on_cancel()
 
@@ -104,7 +96,7 @@ class Ticket:
         """From admission to the first slice, or till now."""
         return (self._clock() if self._started_at is None else self._started_at) - self._submitted_at
 
-    # What the scheduler does, from its threads and under its lock.
+    # What the scheduler does.
 
     def start(self, now: float) -> None:
         self._started_at = now
@@ -113,7 +105,7 @@ class Ticket:
         """Leaves a frame. After the last one comes `finish` at once, and wakes the reader."""
         self._frames.append(frame)
         if not last:
-            self._wake_up()
+            self._news.set()
 
     def finish(self, error: Exception | None = None) -> None:
         """The end; a second one is ignored."""
@@ -121,14 +113,4 @@ class Ticket:
             self._error = error
             self.ended = True
             self.connect(lambda: None, lambda: 0)  # lets go of the run and its arrays
-            self._wake_up()
-
-    def _wake_up(self) -> None:
-        if not self._wake_up_sent:
-            self._wake_up_sent = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
-                self._loop.call_soon_threadsafe(self._awake)
-
-    def _awake(self) -> None:
-        self._wake_up_sent = False  # before the reader looks: what is offered after this sends another
-        self._news.set()
+            self._news.set()

@@ -54,7 +54,8 @@ WIRING = {"cli", "bench"}  # may import everything, and nothing else may import 
 SERVICE_MAY_IMPORT_MODEL_CORE: dict[str, set[str] | None] = {
     "scheduler": None,  # None: any module
     "registry": None,
-    "starts": {"randomness"},  # a sample starts from the chain's own noise
+    "crew": {"chains"},  # what its threads call
+    "starts": {"kernels_draws", "randomness"},  # a sample starts from the chain's own noise
 }
 TENSORFLOW_ALLOWED = {"training", "gradients", "engine_tensorflow"}
 TENSORFLOW = {"tensorflow", "keras"}

@@ -49,7 +49,7 @@ def test_what_never_fits_is_told_how_many_samples_would(served: ServedModel, eve
         scheduler.submit(job_of(served, refusal.value.largest, every=every), stream=True).cancel()
         with pytest.raises(TooMuch):
             scheduler.submit(job_of(served, refusal.value.largest + 1, every=every), stream=True)
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(run())
 
@@ -84,7 +84,7 @@ def test_short_chains_pass_a_long_equilibrium_job_and_do_not_starve_it(served: S
         frames = await outcome(long)
         assert isinstance(frames, list) and served.sampler is not None
         assert (frames[-1].visible == served.sampler.sample(chain_seeds(1, 2), 3000)[0]).all()
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(run())
 
@@ -103,7 +103,7 @@ def test_draining_finishes_equilibrium_jobs_and_takes_no_more(served: ServedMode
             frames = await outcome(ticket)
             assert isinstance(frames, list) and served.sampler is not None
             assert (frames[-1].visible == served.sampler.sample(chain_seeds(seed, 3))[0]).all()
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(run())
 
@@ -113,7 +113,7 @@ def test_a_stop_ends_equilibrium_jobs(served: ServedModel) -> None:
         scheduler = Scheduler(num_threads=1, slice_seconds=0.0001)
         ticket = scheduler.submit(job_of(served, 2))
         step_by_hand(scheduler, 2)
-        scheduler.stop()
+        await scheduler.stop()
         assert isinstance(await outcome(ticket), Cancelled)
 
     asyncio.run(run())

@@ -128,7 +128,7 @@ def test_company_and_slices_change_nothing(served: ServedModel) -> None:
             assert served.sampler is not None
             states, probs = served.sampler.sample(job.seeds)
             assert (frames[-1].visible == states).all() and (frames[-1].visible_probs == probs).all()
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(run())
 
@@ -143,7 +143,7 @@ def test_it_can_be_cancelled_and_keeps_deadlines(served: ServedModel) -> None:
         now[0] = 101.0
         step_by_hand(scheduler)
         assert isinstance(await outcome(left), Cancelled) and isinstance(await outcome(late), DeadlinePassed)
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(run())
 
@@ -168,7 +168,7 @@ def test_a_failure_in_company_spares_the_others(served: ServedModel, monkeypatch
         frames, failure = await outcome(tickets[0]), await outcome(tickets[1])
         assert isinstance(frames, list) and (frames[-1].visible == states).all()
         assert isinstance(failure, Exception)
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(run())
 

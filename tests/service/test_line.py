@@ -12,10 +12,10 @@ from tests.service.fakes import SPEED, Clock, FakeEngine, fake_model, make_job, 
 SLICE = SPEED // 500  # chain-steps of a slice of 2 ms
 
 
-def make_scheduler() -> tuple[Scheduler, FakeEngine]:
+def make_scheduler(num_threads: int = 1) -> tuple[Scheduler, FakeEngine]:
     clock = Clock()
     engine = FakeEngine(clock)
-    return Scheduler(engine=engine, clock=clock, num_threads=1, max_queue_seconds=1e9), engine
+    return Scheduler(engine=engine, clock=clock, num_threads=num_threads, max_queue_seconds=1e9), engine
 
 
 def slices_until(scheduler: Scheduler, ticket: Ticket) -> int:
@@ -67,7 +67,7 @@ def test_equal_jobs_end_in_the_order_in_which_they_came() -> None:
 def test_small_jobs_on_one_model_share_a_call() -> None:
     async def check() -> None:
         scheduler, engine = make_scheduler()
-        for seed in range(20):
+        for seed in range(30):
             scheduler.submit(make_job(10, seed=seed))
         scheduler.submit(make_job(10, model=fake_model("other")))
         step_by_hand(scheduler)
@@ -78,8 +78,7 @@ def test_small_jobs_on_one_model_share_a_call() -> None:
 
 def test_idle_threads_share_what_waits() -> None:
     async def check() -> None:
-        scheduler, _ = make_scheduler()
-        scheduler._num_idle = 1
+        scheduler, _ = make_scheduler(num_threads=2)
         for seed in range(6):
             scheduler.submit(make_job(2, seed=seed))
         assert len(scheduler.pick_slice()) == 3

@@ -124,7 +124,7 @@ def test_threads_and_clients_that_leave_at_random() -> None:
             assert sum(await asyncio.gather(*map(client, range(300)))) >= 200
             await scheduler.drain()
         assert_nothing_left(scheduler)
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(check())
 
@@ -157,7 +157,7 @@ def test_same_bytes_alone_and_in_company(machine: RBMParams, mode: Any) -> None:
             )  # fmt: skip
             np.testing.assert_array_equal(last.visible, states)
             np.testing.assert_array_equal(last.visible_probs, probs)
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(check())
 
@@ -245,7 +245,7 @@ def test_drain_finishes_what_was_accepted_and_takes_nothing_new() -> None:
             await draining
         for ticket in tickets:
             assert isinstance(await outcome(ticket), list)
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(check())
 
@@ -254,7 +254,7 @@ def test_stop_tells_those_who_wait() -> None:
     async def check() -> None:
         scheduler, _, _ = make_scheduler()
         ticket = scheduler.submit(make_job(1000))
-        scheduler.stop()
+        await scheduler.stop()
         assert isinstance(await outcome(ticket), Cancelled)
 
     asyncio.run(check())
@@ -282,7 +282,7 @@ def test_health_complains_of_an_engine_that_does_not_come_back_and_quick_calls_g
         engine.released.set()
         assert_right_frames(ticket.job, await ticket.result())
         assert scheduler.health() is None
-        scheduler.stop()
+        await scheduler.stop()
 
     asyncio.run(check())
 

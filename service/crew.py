@@ -1,0 +1,173 @@
+"""The engine's threads, and the event loop's end of their queue.
+
+    post --> pipe --> whichever thread is free --> pipe --> finished
+
+All books are kept on the event loop; a thread only computes. Calls of the Numba engine are described in a table that
+compiled code reads, so a thread that does them never asks for the interpreter's lock (`kernels_calls`). Everything
+else, from other engines to equilibrium sampling, is a function that a thread leaves the compiled loop for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from model_core.chains import Chains, Engine, QueueEngine
+
+Arrays = tuple[np.ndarray, np.ndarray]  # the visible states and their probabilities
+_NICENESS = 5  # of the engine threads; at 10 they starved under ten times the load that fits
+_NUMBER_BYTES = 8
+
+
+class Finished(NamedTuple):
+    """A call that is over."""
+
+    tag: Any
+    outcome: Arrays | Exception
+    seconds: float
+
+
+class _Call:
+    def __init__(self, tag: Any, posted_at: float) -> None:
+        self.tag, self.posted_at = tag, posted_at
+        self.function: Callable[[], Arrays] | None = None  # None: described in the table
+        self.outcome: Arrays | Exception = RuntimeError("The call was not made.")
+        self.seconds = 0.0
+        self.kept: Any = None  # what the table knows by address
+
+
+class Crew:
+    """`num_threads` threads that do at most `room` calls at a time, some of which wait their turn.
+
+    Every method is the event loop's.
+    """
+
+    def __init__(self, engine: Engine, num_threads: int, room: int, clock: Callable[[], float]) -> None:
+        self.num_threads = num_threads
+        self._engine, self._room, self._clock = engine, room, clock
+        self._compiled = engine if isinstance(engine, QueueEngine) else None
+        self._table: Any = None if self._compiled is None else self._compiled.make_calls(room)
+        self._calls: dict[int, _Call] = {}  # under way, by number
+        self._free = list(range(room))
+        self._queue, self._queue_end = os.pipe()
+        self._done_end, self._done = os.pipe()
+        os.set_blocking(self._done_end, False)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"rbm-engine-{number}", daemon=True)
+            for number in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __len__(self) -> int:
+        """Calls under way."""
+        return len(self._calls)
+
+    @property
+    def has_room(self) -> bool:
+        return bool(self._free)
+
+    def fileno(self) -> int:
+        """Readable when a call is over."""
+        return self._done_end
+
+    def advance(self, tag: Any, prepared: Any, chains: Chains) -> None:
+        """Posts `engine.advance(prepared, chains)`."""
+        if self._compiled is None or not self._compiled.can_queue(prepared):
+            self.run(tag, lambda: self._engine.advance(prepared, chains))
+            return
+        number, call = self._take(tag)
+        row = self._table[number : number + 1]
+        call.outcome, call.kept = self._compiled.describe_call(row, prepared, chains)
+        self._post(number, call)
+
+    def run(self, tag: Any, function: Callable[[], Arrays]) -> None:
+        """Posts a call of `function`."""
+        number, call = self._take(tag)
+        call.function = function
+        self._post(number, call)
+
+    def finished(self) -> Iterator[Finished]:
+        """The calls that are over since the last look."""
+        try:
+            numbers = os.read(self._done_end, _NUMBER_BYTES * self._room)
+        except BlockingIOError:
+            return
+        for start in range(0, len(numbers), _NUMBER_BYTES):
+            number = int.from_bytes(numbers[start : start + _NUMBER_BYTES], sys.byteorder) % self._room
+            call = self._calls.pop(number)
+            if call.function is None:
+                call.seconds = 1e-9 * int(self._table["nanoseconds"][number])
+            self._free.append(number)
+            yield Finished(call.tag, call.outcome, call.seconds)
+
+    def longest_seconds(self) -> float:
+        """How long the oldest call under way has been there."""
+        return max((self._clock() - call.posted_at for call in self._calls.values()), default=0.0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether all threads are."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def close(self) -> None:
+        """The threads end when they have done what is posted."""
+        os.close(self._queue_end)
+
+    def join(self, timeout: float) -> None:
+        """Waits for the threads, `timeout` seconds for each; to be called once, after `close`."""
+        for thread in self._threads:
+            thread.join(timeout)
+        if not any(thread.is_alive() for thread in self._threads):
+            for end in (self._queue, self._done_end, self._done):
+                os.close(end)
+
+    def _take(self, tag: Any) -> tuple[int, _Call]:
+        return self._free[-1], _Call(tag, self._clock())
+
+    def _post(self, number: int, call: _Call) -> None:
+        self._free.remove(number)
+        self._calls[number] = call
+        # A number beyond the table is a function's.
+        word = number if call.function is None else number + self._room
+        os.write(self._queue_end, word.to_bytes(_NUMBER_BYTES, sys.byteorder))
+
+    # On the threads.
+
+    def _work(self) -> None:
+        _let_others_first()
+        while (number := self._next()) is not None:
+            call = self._calls[number % self._room]
+            assert call.function is not None
+            started = time.monotonic()
+            try:
+                call.outcome = call.function()
+            except Exception as error:
+                call.outcome = error
+            call.seconds = time.monotonic() - started
+            del call
+            os.write(self._done, number.to_bytes(_NUMBER_BYTES, sys.byteorder))
+
+    def _next(self) -> int | None:
+        """The number of the next call that is a function's; None at the end."""
+        if self._compiled is not None:
+            number = self._compiled.work_off(self._queue, self._done, self._table)
+            return number if number >= 0 else None
+        word = os.read(self._queue, _NUMBER_BYTES)
+        return int.from_bytes(word, sys.byteorder) if word else None
+
+
+def _let_others_first() -> None:
+    """Lowers the priority of this thread a little: where cores are short, the event loop goes before the engine.
+
+    Refusals, health checks and first frames then take milliseconds under any load. Linux counts priorities by thread.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS))
