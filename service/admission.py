@@ -8,53 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from service.jobs import Busy, ChainJob, TooMuch
+from service.jobs import FRAME_STEPS, Busy, ChainJob, Kind, Rank, TooMuch
 
-FRAME_STEPS = 4  # what a frame costs more, in steps a chain: the engine starts anew, and Python puts the frame together
 _GUESS = 2.0e10  # weights passed in a second by one thread, before anything is measured: 50,000 steps/s of 784x500
 _MEMORY_SECONDS = 1.0  # of work, after which an observation counts half
 _TRUST_SECONDS = 0.02  # of work that the first guess weighs
 _OUTLIER = 8.0  # an observation counts as at most so many times slower than expected: a compiler ran, not a chain
-
-
-class Kind(NamedTuple):
-    """Jobs whose steps take equally long."""
-
-    num_visible: int
-    num_hidden: int
-    mode: str
-
-
-class Rank(NamedTuple):
-    """Where a job stands in line: those with a smaller `size` go first."""
-
-    kind: Kind
-    size: int  # about log2 of its work in weights passed
-
-
-def kind_of(job: ChainJob) -> Kind:
-    # A round of equilibrium sampling visits every rung: as if the model had so many more hidden units.
-    sampler = job.model.sampler if job.mode == "equilibrium" else None
-    factor = 1 if sampler is None else sampler.steps_a_round
-    return Kind(job.model.num_visible, factor * job.model.num_hidden, job.mode)
-
-
-def rank_of(job: ChainJob) -> Rank:
-    """Powers of two: jobs of about the same size share a rank, and keep the order in which they came."""
-    kind = kind_of(job)
-    return Rank(kind, (cost_of(job) * kind.num_visible * kind.num_hidden).bit_length())
-
-
-def cost_of(job: ChainJob) -> int:
-    """Chain-steps, with what its frames cost on top."""
-    return job.cost + job.num_chains * job.num_frames * FRAME_STEPS
-
-
-def bytes_of_frame(job: ChainJob) -> int:
-    """A frame's states and its float32 probabilities."""
-    return job.visible.size * (job.visible.itemsize + 4)
 
 
 class Speeds:
@@ -108,13 +68,13 @@ class Admission:
 
     def alone_seconds(self, job: ChainJob) -> float:
         """How long `job` takes on an idle server."""
-        return cost_of(job) / (self._speeds.chain_steps(kind_of(job)) * self._lanes(job))
+        return job.cost / (self._speeds.chain_steps(job.kind) * self._lanes(job))
 
     def ahead_seconds(self, job: ChainJob) -> float:
         """How long `job` waits if nothing that goes before it comes after it."""
         if not self._left:
             return 0.0
-        size = rank_of(job).size
+        size = job.rank.size
         before = self._seconds({rank: left for rank, left in self._left.items() if rank.size <= size})
         return min(self.backlog_seconds, before * self._overtaking)
 
@@ -148,16 +108,16 @@ class Admission:
         room = self._limits.max_frame_bytes // 4
         if frame_bytes > room:
             reason = f"{job.num_frames} frames of {job.num_chains} chains need {frame_bytes >> 20} MB."
-            largest = max(0, room // bytes_of_frame(job) - 1) * job.every
+            largest = max(0, room // job.frame_bytes - 1) * job.every
             if job.mode == "equilibrium":
-                largest = room * job.num_chains // (bytes_of_frame(job) * job.num_frames)
+                largest = room * job.num_chains // (job.frame_bytes * job.num_frames)
             raise _too_much(job, f"{reason} Choose a larger `every`.", largest)
 
     def _largest(self, job: ChainJob, seconds: float) -> int:
         """The most steps, or with a given number of rounds the most chains, that fit into `seconds`."""
-        speed = seconds * self._speeds.chain_steps(kind_of(job))
+        speed = seconds * self._speeds.chain_steps(job.kind)
         if job.mode == "equilibrium":
-            fits = speed * job.num_chains / cost_of(job)  # chains that one thread does
+            fits = speed * job.num_chains / job.cost  # chains that one thread does
             return int(fits * self._num_threads) if fits >= 1 else 0
         extra = FRAME_STEPS * (1 + (job.every > 0))
         steps = speed * self._lanes(job) / job.num_chains - extra

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,6 +24,22 @@ if TYPE_CHECKING:
     from service.registry import ServedModel
 
 MODES = ("gibbs", "mean_field", "equilibrium")
+FRAME_STEPS = 4  # what a frame costs more, in steps a chain: the engine starts anew, and Python puts the frame together
+
+
+class Kind(NamedTuple):
+    """Jobs whose steps take equally long."""
+
+    num_visible: int
+    num_hidden: int
+    mode: str
+
+
+class Rank(NamedTuple):
+    """Where a job stands in line: those with a smaller `size` go first."""
+
+    kind: Kind
+    size: int  # about log2 of its work in weights passed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,13 +59,31 @@ class ChainJob:
     mode: str = "gibbs"
     every: int = 0  # a frame every so many steps; 0 = only the last
     deadline: float | None = None  # time.monotonic() seconds
+    # What follows from these.
+    num_chains: int = field(init=False)
+    num_frames: int = field(init=False)  # that a reader of all gets: the start, one every `every` steps, the last
+    cost: int = field(init=False)  # chain-steps (one step of one chain is 1), with what its frames cost on top
+    kind: Kind = field(init=False)
+    rank: Rank = field(init=False)
 
     def __post_init__(self) -> None:
         self._check()
         dtype = np.float32 if self.mode == "mean_field" else np.uint8
         visible = self.visible.view(np.uint8) if self.visible.dtype == bool else self.visible
-        object.__setattr__(self, "visible", np.ascontiguousarray(visible, dtype))
-        object.__setattr__(self, "seeds", np.ascontiguousarray(self.seeds, np.uint64))
+        num_chains = len(visible)
+        num_frames = 1 + math.ceil(self.num_steps / self.every) if self.every else 1
+        cost, kind = num_chains * (self.num_steps + FRAME_STEPS * num_frames), self._find_kind()
+        # Powers of two: jobs of about the same size share a rank, and keep the order in which they came.
+        rank = Rank(kind, (cost * kind.num_visible * kind.num_hidden).bit_length())
+        vars(self).update(
+            visible=np.ascontiguousarray(visible, dtype),
+            seeds=np.ascontiguousarray(self.seeds, np.uint64),
+            num_chains=num_chains,
+            num_frames=num_frames,
+            cost=cost,
+            kind=kind,
+            rank=rank,
+        )
 
     def _check(self) -> None:
         if self.mode not in MODES:
@@ -62,7 +95,7 @@ class ChainJob:
             self._check_values()
         if self.mode == "equilibrium" and self.model.sampler is None:
             raise ValueError(f"Model {self.model.name!r} was published without a ladder.")
-        if self.seeds.shape != (self.num_chains,):
+        if self.seeds.shape != shape[:1]:
             raise ValueError(f"`seeds` must hold one integer a chain. Received shape {self.seeds.shape}.")
         if self.clamp is not None and (self.clamp.shape != shape or self.clamp.dtype != bool):
             raise ValueError(f"`clamp` must be bool {shape}. Received {self.clamp.dtype} {self.clamp.shape}.")
@@ -77,21 +110,16 @@ class ChainJob:
         if not (self.visible.min() >= 0 and self.visible.max() <= 1):
             raise ValueError("`visible` must hold numbers between 0 and 1.")
 
-    @cached_property
-    def num_chains(self) -> int:
-        return len(self.visible)
+    def _find_kind(self) -> Kind:
+        # A round of equilibrium sampling visits every rung: as if the model had so many more hidden units.
+        sampler = self.model.sampler if self.mode == "equilibrium" else None
+        factor = 1 if sampler is None else sampler.steps_a_round
+        return Kind(self.model.num_visible, factor * self.model.num_hidden, self.mode)
 
     @property
-    def cost(self) -> int:
-        """Work in chain-steps: one step of one chain is 1."""
-        return self.num_chains * self.num_steps
-
-    @cached_property
-    def num_frames(self) -> int:
-        """Frames that a reader of all of them gets: the start, one every `every` steps, the last."""
-        if not self.every:
-            return 1
-        return 1 + math.ceil(self.num_steps / self.every)
+    def frame_bytes(self) -> int:
+        """Memory of one frame: its states and their float32 probabilities."""
+        return self.visible.size * (self.visible.itemsize + 4)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
-from service.admission import Kind
+from service.jobs import Kind
 from service.running import Part, Run
 
 OLDEST_EVERY = 4  # every so many slices one goes to the oldest job

@@ -47,8 +47,14 @@ class ServedModel:
     manifest = property(lambda self: self.model.manifest)
     image_shape = property(lambda self: self.model.image_shape)
     params = property(lambda self: self.model.params)
-    num_visible = property(lambda self: self.model.params.num_visible)
-    num_hidden = property(lambda self: self.model.params.num_hidden)
+
+    @cached_property
+    def num_visible(self) -> int:
+        return self.params.num_visible
+
+    @cached_property
+    def num_hidden(self) -> int:
+        return self.params.num_hidden
 
     @property
     def free_energy_percentiles(self) -> list[float] | None:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from service.admission import FRAME_STEPS, Admission, Kind, Limits, Speeds
-from service.jobs import Busy, Cancelled, DeadlinePassed, NotReady, TooMuch
+from service.admission import Admission, Limits, Speeds
+from service.jobs import FRAME_STEPS, Busy, Cancelled, DeadlinePassed, Kind, NotReady, TooMuch
 from service.line import OLDEST_EVERY, Line, Turn
 from service.metrics import Metrics
 from service.running import Part, Run, first_frame

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from service.admission import Rank, cost_of, rank_of
 from service.jobs import ChainJob, Frame
 from service.tickets import Ticket
 
@@ -17,8 +16,8 @@ class Run:
     def __init__(self, ticket: Ticket, sequence: int, *, whole: bool = False) -> None:
         self.ticket, self.sequence = ticket, sequence
         self.job = job = ticket.job
-        self.rank: Rank = rank_of(job)
-        self.cost_left = cost_of(job)
+        self.rank = job.rank
+        self.cost_left = job.cost
         size = job.num_chains if whole else 1
         self.parts = [Part(self, slice(start, start + size)) for start in range(0, job.num_chains, size)]
         self.waiting: list[Part] = []  # those in line, in order

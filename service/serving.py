@@ -30,8 +30,8 @@ def deadline_of(request: Request, params: ModelParams, header: float | None) -> 
 
 
 def chosen_format(request: Request, requested: str | None, offered: tuple[str, ...]) -> str:
-    accept = ",".join(request.headers.getlist("accept"))
-    return choose_format(requested, accept, offered)
+    accept = b",".join(value for name, value in request.scope["headers"] if name == b"accept")
+    return choose_format(requested, accept.decode("latin-1"), offered)
 
 
 async def chosen_model(request: Request, params: ModelParams) -> ServedModel:

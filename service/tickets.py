@@ -7,7 +7,6 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 
-from service.admission import bytes_of_frame
 from service.jobs import ChainJob, Frame
 
 HELD_FRAMES = 32  # what a slow reader of a stream may have waiting, a default stream whole; older ones give way
@@ -85,7 +84,7 @@ class Ticket:
     def frame_bytes(self) -> int:
         """Memory of the frames that may wait for the reader."""
         num_frames = self.job.num_frames if self.num_held is None else min(self.job.num_frames, self.num_held)
-        return num_frames * bytes_of_frame(self.job)
+        return num_frames * self.job.frame_bytes
 
     @property
     def started(self) -> bool:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.admission import FRAME_STEPS, Kind, Speeds
-from service.jobs import Busy, ChainJob, DeadlinePassed, TooMuch
+from service.admission import Speeds
+from service.jobs import FRAME_STEPS, Busy, ChainJob, DeadlinePassed, Kind, TooMuch
 from service.scheduler import Scheduler
 from tests.service.fakes import SPEED, Clock, FakeEngine, make_job, step_by_hand
 

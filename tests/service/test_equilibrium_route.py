@@ -174,6 +174,4 @@ def test_a_failure_in_company_spares_the_others(served: ServedModel, monkeypatch
 
 
 def test_admission_knows_what_a_round_costs(served: ServedModel) -> None:
-    from service.admission import kind_of
-
-    assert kind_of(job_of(served)).num_hidden == 4 * kind_of(job_of(served, mode="gibbs")).num_hidden
+    assert job_of(served).kind.num_hidden == 4 * job_of(served, mode="gibbs").kind.num_hidden
