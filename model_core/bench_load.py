@@ -18,6 +18,7 @@ from typing import cast
 
 import numpy as np
 
+_TICK = 0.001  # seconds: what falls due within one leaves together, up to so much late; event loops count no less
 MAX_CONNECTIONS = 500  # a request that finds them all taken waits for one, and its latency counts that
 
 
@@ -92,7 +93,7 @@ class Client:
             self._begin(count)
             for shot in shots:
                 while (ahead := shot.due - self.now()) > 0:
-                    await asyncio.sleep(ahead)
+                    await asyncio.sleep(max(ahead, _TICK))
                 self._send(shot)
             if shots:
                 await self._wait(all_done, grace)

@@ -40,7 +40,7 @@ class Options:
 
     seconds: float = 10.0  # of each load
     loads: tuple[float, ...] = (0.5, 1.0, 2.0, 5.0, 10.0)  # times capacity
-    concurrency: int = 8  # of the closed loop that finds capacity
+    concurrency: int = 16  # of the closed loop that finds capacity
     seed: int = 0
 
 

@@ -76,8 +76,8 @@ class Line:
 
     def _fill(self, lead: Run, budget: int, max_parts: int) -> list[Turn]:
         """The lead's first part, cut to the slice; then whoever is next in line, as long as it fits whole."""
+        # A short rest is not worth a slice of its own, nor is each of many small jobs.
         first, most = lead.waiting[0], 2 * budget
-        # A short rest is not worth a slice of its own.
         num_steps = first.leg if first.leg * first.num_chains <= most else max(1, budget // first.num_chains)
         turns = [Turn(first, num_steps)]
         left = most - num_steps * first.num_chains

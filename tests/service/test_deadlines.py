@@ -21,6 +21,7 @@ def slow(self, *args):
     time.sleep(0.3)
     return advance(self, *args)
 NumbaEngine.advance = slow
+NumbaEngine.can_queue = lambda self, prepared: False  # compiled threads would not call it
 """
 
 

@@ -71,7 +71,7 @@ def test_small_jobs_on_one_model_share_a_call() -> None:
             scheduler.submit(make_job(10, seed=seed))
         scheduler.submit(make_job(10, model=fake_model("other")))
         step_by_hand(scheduler)
-        assert [len(call.seeds) for call in engine.calls] == [10, 10, 1]
+        assert [len(call.seeds) for call in engine.calls] == [20, 10, 1]  # two slices' worth in one call, at most
 
     asyncio.run(check())
 
