@@ -77,6 +77,11 @@ class Client:
     def now(self) -> float:
         return time.perf_counter() - self._started
 
+    async def open(self, count: int) -> None:
+        """Opens `count` connections before a load, whose first requests would else wait for all of them to open."""
+        for _ in range(count):
+            await self._connect()
+
     async def open_loop(self, shots: Sequence[Shot], *, grace: float) -> None:
         """Sends every shot at its time, then waits `grace` seconds at most for the answers."""
         left = len(shots)

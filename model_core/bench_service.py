@@ -30,6 +30,7 @@ MANY_PATH = f"{PATH}&n={_MANY}"
 SHORT, LONG = "/sample?steps=20", "/sample?steps=5000"
 _LONG_SHARE, _MIXED_LOAD = 0.1, 0.5  # of the requests; of capacity, in steps
 _LIMITS = {2.0: 0.9, 5.0: 0.9, 10.0: 0.8}  # goodput as a share of capacity, by overload
+_STANDING = 200  # connections that are open when a load begins; it opens more if it needs them
 _GRACE = 10.0  # seconds to wait for answers after the last request
 _REFUSED = (429, 503)
 
@@ -195,6 +196,7 @@ async def _load(server: ServerProcess, capacity: float, times: float, options: O
     server.forget_peak()
     shots = schedule(poisson_times(times * capacity, options.seconds, options.seed), [(PATH, 1.0)], options.seed)
     async with Client(server.host, server.port) as client:
+        await client.open(_STANDING)
         await client.open_loop(shots, grace=_GRACE)
     good = [shot for shot in shots if shot.status == 200 and shot.done is not None and shot.done <= options.seconds]
     await asyncio.sleep(1.0)
