@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,19 +93,21 @@ class Crew:
         call.function = function
         self._post(number, call)
 
-    def finished(self) -> Iterator[Finished]:
+    def finished(self) -> list[Finished]:
         """The calls that are over since the last look."""
         try:
             numbers = os.read(self._done_end, _NUMBER_BYTES * self._room)
         except BlockingIOError:
-            return
+            return []
+        found = []
         for start in range(0, len(numbers), _NUMBER_BYTES):
             number = int.from_bytes(numbers[start : start + _NUMBER_BYTES], sys.byteorder) % self._room
             call = self._calls.pop(number)
             if call.function is None:
                 call.seconds = 1e-9 * int(self._table["nanoseconds"][number])
             self._free.append(number)
-            yield Finished(call.tag, call.outcome, call.seconds)
+            found.append(Finished(call.tag, call.outcome, call.seconds))
+        return found
 
     def longest_seconds(self) -> float:
         """How long the oldest call under way has been there."""

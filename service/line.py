@@ -12,6 +12,7 @@ from service.jobs import Kind
 from service.running import Part, Run
 
 OLDEST_EVERY = 4  # every so many slices one goes to the oldest job
+_MOST = 2  # budgets in a slice: a short rest is not worth a slice of its own, nor is each of many small jobs
 
 
 class Turn(NamedTuple):
@@ -63,10 +64,8 @@ class Line:
         """
         if not self._runs:
             return []
+        lead = self._lead()
         self._num_picks += 1
-        lead = self._runs[0]
-        if self._num_picks % OLDEST_EVERY == 0:
-            lead = min(self._runs, key=attrgetter("sequence"))
         turns = self._fill(lead, chain_steps(lead.rank.kind), math.ceil(self._num_parts / num_takers))
         for turn in turns:
             turn.part.run.waiting.remove(turn.part)
@@ -74,13 +73,22 @@ class Line:
         self._runs = [run for run in self._runs if run.waiting]
         return turns
 
+    def next_is_whole(self, chain_steps: Callable[[Kind], int]) -> bool:
+        """Whether the next slice takes somebody to a frame or the end; False if it is a piece of a long way."""
+        return bool(self._runs) and _is_whole((lead := self._lead()).waiting[0], chain_steps(lead.rank.kind))
+
+    def _lead(self) -> Run:
+        """Whose turn it is."""
+        if (self._num_picks + 1) % OLDEST_EVERY:
+            return self._runs[0]
+        return min(self._runs, key=attrgetter("sequence"))
+
     def _fill(self, lead: Run, budget: int, max_parts: int) -> list[Turn]:
         """The lead's first part, cut to the slice; then whoever is next in line, as long as it fits whole."""
-        # A short rest is not worth a slice of its own, nor is each of many small jobs.
-        first, most = lead.waiting[0], 2 * budget
-        num_steps = first.leg if first.leg * first.num_chains <= most else max(1, budget // first.num_chains)
+        first = lead.waiting[0]
+        num_steps = first.leg if _is_whole(first, budget) else max(1, budget // first.num_chains)
         turns = [Turn(first, num_steps)]
-        left = most - num_steps * first.num_chains
+        left = _MOST * budget - num_steps * first.num_chains
         for part in self._companions(lead):
             # A part that is cut has to be set up once more, so only the lead's is.
             if len(turns) >= max_parts or part.leg * part.num_chains > left:
@@ -97,3 +105,7 @@ class Line:
         for run in self._runs:
             if run is not lead and run.job.model is lead.job.model and run.job.mode == lead.job.mode:
                 yield from run.waiting
+
+
+def _is_whole(part: Part, budget: int) -> bool:
+    return part.leg * part.num_chains <= _MOST * budget

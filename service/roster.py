@@ -127,6 +127,11 @@ class Roster:
                 self._metrics.queue_wait_seconds.observe(run.ticket.queue_seconds)
         return turns
 
+    @property
+    def next_is_whole(self) -> bool:
+        """See `Line.next_is_whole`."""
+        return self._line.next_is_whole(self._steps_of_slice)
+
     def _steps_of_slice(self, kind: Kind) -> int:
         return max(1, int(self._speeds.chain_steps(kind) * self._slice_seconds))
 

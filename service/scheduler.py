@@ -9,8 +9,8 @@ several jobs of the same model where they fit. That is free: a chain's bits depe
 how its steps are cut.
 
 All books are kept on the event loop, a few dozen microseconds a slice, and so need no lock; it never computes. The
-threads (`crew`) know nothing of jobs. A slice a thread is posted ahead, so that none stands idle while the loop is
-busy with something else.
+threads (`crew`) know nothing of jobs. Up to a slice a thread is posted ahead, so that none stands idle while the loop
+is busy with something else.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Scheduler:
 
     def _feed(self) -> None:
         """Posts slices while there is room for them."""
-        while (crew := self._crew) is not None and crew.has_room and (turns := self.pick_slice()):
+        while (crew := self._crew) is not None and self._wants_more(crew) and (turns := self.pick_slice()):
             job = turns[0].part.run.job
             try:
                 if job.mode == "gibbs":
@@ -179,6 +179,10 @@ class Scheduler:
                     crew.run(turns, partial(self._compute, turns))
             except Exception as error:
                 self._settle(turns, error, 0.0)
+
+    def _wants_more(self, crew: Crew) -> bool:
+        """A piece of a long job is posted when a thread is free for it: a short one that comes shall not be behind."""
+        return len(crew) < self._num_threads or (crew.has_room and self._roster.next_is_whole)
 
     def _collect(self) -> None:
         """Enters the results that the crew has ready."""

@@ -163,6 +163,22 @@ def test_the_open_loop_does_not_wait_for_answers() -> None:
     assert len(done) == 50 and max(done) < 50 * 0.2
 
 
+def test_connections_that_stand_are_used_first() -> None:
+    async def drive() -> tuple[int, int, list[Shot]]:
+        with plain_server(delay=0.05) as start:
+            server, port = await start()
+            async with Client("127.0.0.1", port) as client:
+                await client.open(3)
+                before, shots = len(client._open), [Shot("/", 0.0) for _ in range(5)]
+                await client.open_loop(shots, grace=5.0)
+                after = len(client._open)
+            server.close()
+        return before, after, shots
+
+    before, after, shots = asyncio.run(drive())
+    assert (before, after) == (3, 5) and [shot.status for shot in shots] == [200] * 5
+
+
 def test_a_closed_loop_asks_again_and_ends() -> None:
     async def drive() -> list[Shot]:
         with plain_server() as start:

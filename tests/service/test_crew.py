@@ -90,7 +90,7 @@ def test_there_is_room_for_so_many() -> None:
             assert crew.has_room
             crew.run(number, wait)
         assert not crew.has_room and len(crew) == 3 and crew.longest_seconds() > 0
-        assert list(crew.finished()) == []
+        assert crew.finished() == []
         released.set()
         assert sorted(wait_for(crew, 3)) == [0, 1, 2] and crew.has_room and crew.longest_seconds() == 0
 

@@ -76,6 +76,27 @@ def test_small_jobs_on_one_model_share_a_call() -> None:
     asyncio.run(check())
 
 
+def test_the_next_slice_is_known_before_it_is_taken() -> None:
+    """Whole or a piece, at every place in the order, the oldest job's turn among them."""
+
+    async def check() -> None:
+        scheduler, _ = make_scheduler()
+        for seed in range(3):
+            scheduler.submit(make_job(20 * SLICE, seed=seed))
+        for seed in range(40):
+            scheduler.submit(make_job(2 * SLICE, seed=10 + seed))
+        told = []
+        while scheduler._roster.num_waiting:
+            told.append(scheduler._roster.next_is_whole)
+            (turn,) = scheduler.pick_slice()
+            assert told[-1] == (turn.num_steps == turn.part.leg)
+            scheduler.run_slice([turn])
+        assert not scheduler._roster.next_is_whole
+        assert told.count(True) >= 43 and told.count(False) >= 3 * 15
+
+    asyncio.run(check())
+
+
 def test_idle_threads_share_what_waits() -> None:
     async def check() -> None:
         scheduler, _ = make_scheduler(num_threads=2)
