@@ -143,15 +143,15 @@ class NumbaEngine:
         numbers[SEED], numbers[STEPS] = chains.seeds.view(np.int64), chains.num_steps
         numbers[FIRST_STEP] = chains.first_step
         numbers[TEMPERATURE].view(np.float32)[: len(visible)] = chains.temperature
-        clamp = visible if chains.clamp is None else chains.clamp
+        clamp = np.empty((0, 0), bool) if chains.clamp is None else np.ascontiguousarray(chains.clamp, bool)
         call[0] = (
             *(_address(visible), _address(probs), _address(numbers), clamp.ctypes.data),
-            *(len(visible), 0 if chains.clamp is None else len(clamp)),
+            *(len(visible), len(clamp)),
             *prepared.addresses,
             0,
             prepared.unit,
         )
-        return (visible, probs), (prepared, chains, numbers)
+        return (visible, probs), (prepared, clamp, numbers)
 
     def work_off(self, queue: int, done: int, calls: np.ndarray) -> int:
         """See `kernels_calls.work_off`."""

@@ -99,6 +99,19 @@ def test_queued_calls_have_the_bits_of_plain_ones(queue: Queue, make: Callable[[
                 np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_mask_may_lie_in_memory_as_it_likes(queue: Queue) -> None:
+    """Zero bytes from row to row, as `np.broadcast_to` makes it."""
+    engine = NumbaEngine(num_threads=1)
+    prepared = engine.prepare(odd_machine())
+    chains = chains_for(prepared.params, 4)
+    mask = np.broadcast_to(np.arange(70) % 3 == 0, chains.visible.shape)
+    results, kept = engine.describe_call(queue.calls[:1], prepared, chains._replace(clamp=mask))
+    queue.post(0)
+    assert queue.next_done() == 0 and kept
+    np.testing.assert_array_equal(results[0], engine.advance(prepared, chains._replace(clamp=mask.copy()))[0])
+    np.testing.assert_array_equal(results[0][:, mask[0]], chains.visible[:, mask[0]])
+
+
 def test_a_number_beyond_the_table_is_the_callers(queue: Queue) -> None:
     queue.post(NUM_CALLS + 5)
     deadline = time.monotonic() + 30
