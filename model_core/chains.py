@@ -65,7 +65,10 @@ class Engine(Protocol):
 
 @runtime_checkable
 class QueueEngine(Engine, Protocol):
-    """An engine with a compiled loop: threads that stay in it never ask for the interpreter's lock."""
+    """An engine with a compiled loop: threads that stay in it never ask for the interpreter's lock.
+
+    A server has its Gibbs chains done so, and not by `advance`, where the model can be queued.
+    """
 
     def make_calls(self, num_calls: int) -> np.ndarray:
         """A table of calls."""
@@ -82,8 +85,12 @@ class QueueEngine(Engine, Protocol):
           The results, to be filled in, and what has to be kept until they are.
         """
 
-    def work_off(self, queue: int, done: int, calls: np.ndarray) -> int:
-        """Does the calls whose numbers come out of the pipe `queue`, and writes each number into the pipe `done`."""
+    def work_off(self, queue: int, done: int, calls: np.ndarray, hand: np.ndarray) -> int:
+        """Does the calls whose numbers come out of the pipe `queue`, and writes each number into the pipe `done`.
+
+        Returns a number that is not in the table, whose work is the caller's, or -1 when the pipe was closed. `hand`,
+        int64 [1], holds the number of the call under way, else -1.
+        """
 
 
 @overload

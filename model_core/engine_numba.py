@@ -153,9 +153,9 @@ class NumbaEngine:
         )
         return (visible, probs), (prepared, clamp, numbers)
 
-    def work_off(self, queue: int, done: int, calls: np.ndarray) -> int:
+    def work_off(self, queue: int, done: int, calls: np.ndarray, hand: np.ndarray) -> int:
         """See `kernels_calls.work_off`."""
-        return work_off(queue, done, calls)
+        return work_off(queue, done, calls, hand)
 
     def advance_for_moments(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
         """The final visible states, and the sums of the hidden units given them, which `phase_moments` can use."""

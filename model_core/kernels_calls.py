@@ -30,9 +30,9 @@ CALL = np.dtype(
     [*((name, np.int64) for name in (*OF_CHAINS, *OF_MODEL, "nanoseconds")), ("unit", np.float32)], align=True
 )
 SEED, STEPS, FIRST_STEP, TEMPERATURE = range(4)  # rows of `numbers`, int64 [4, chains]; the last holds float32
-CLOSED = -1
+NOBODY = -1
 _NUMBER_BYTES = 8
-_MOST_FAILURES = 1000  # in a row: a signal may interrupt a read, nothing else should
+_MOST_FAILURES = 1000  # a signal may interrupt a read, nothing else should
 
 _read = types.ExternalFunction("read", types.intp(types.intc, types.voidptr, types.uintp))
 _write = types.ExternalFunction("write", types.intp(types.intc, types.voidptr, types.uintp))
@@ -85,26 +85,31 @@ def _run(call):
 
 
 @jit
-def work_off(queue, done, calls):
+def work_off(queue, done, calls, hand):
     """Does the calls whose numbers come out of the pipe `queue`, and writes each number into the pipe `done`.
 
+    Args:
+      hand: int64 [1]; holds the number of the call under way, else NOBODY, also when this raises (MemoryError).
+
     Returns:
-      A number that is not in the table `calls`: its work is the caller's. CLOSED, if the pipe was closed.
+      A number that is not in the table `calls`: its work is the caller's. NOBODY, if the pipe was closed, or if the
+      system failed too often to read from it.
     """
-    number, word, failures = np.empty(1, np.int64), np.empty(2, np.int64), 0
+    word, failures = np.empty(2, np.int64), 0
     while failures < _MOST_FAILURES:
-        got = _read(queue, number.ctypes, _NUMBER_BYTES)
+        hand[0] = NOBODY
+        got = _read(queue, hand.ctypes, _NUMBER_BYTES)
         if got == 0:
-            return CLOSED
+            return NOBODY
         if got != _NUMBER_BYTES:
             failures += 1
             continue
-        failures = 0
-        if number[0] >= len(calls):
-            return number[0]
+        number = hand[0]
+        if number >= len(calls):
+            return number
         began = _now(word)
-        _run(calls[number[0]])
-        calls[number[0]].nanoseconds = _now(word) - began
-        while _write(done, number.ctypes, _NUMBER_BYTES) != _NUMBER_BYTES and failures < _MOST_FAILURES:
-            failures += 1
-    return CLOSED
+        _run(calls[number])
+        calls[number].nanoseconds = _now(word) - began
+        while _write(done, hand.ctypes, _NUMBER_BYTES) != _NUMBER_BYTES:
+            continue  # a signal came; the pipe has room for more than there are calls
+    return NOBODY

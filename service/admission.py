@@ -1,4 +1,4 @@
-"""What work costs and whether there is room for it: arithmetic on measured speeds, no clock and no threads.
+"""How long work takes and whether there is room for it: arithmetic on measured speeds, no clock and no threads.
 
 The unit of work is one step of one chain. How many of them an engine's thread does in a second depends on the
 size of the model alone (DESIGN section 4), so one running estimate a size turns steps into seconds.
@@ -18,7 +18,10 @@ _OUTLIER = 8.0  # an observation counts as at most so many times slower than exp
 
 
 class Speeds:
-    """Chain-steps a second of one engine thread, by kind: total work over total time, both fading with time."""
+    """Chain-steps a second of one engine thread, by kind: total work over total time, both fading with time.
+
+    It is the engine's time alone: what Python does for a request goes on beside it.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[Kind, tuple[float, float]] = {}  # (chain-steps, seconds)

@@ -23,6 +23,7 @@ from model_core.chains import Chains, Engine, QueueEngine
 Arrays = tuple[np.ndarray, np.ndarray]  # the visible states and their probabilities
 _NICENESS = 5  # of the engine threads; at 10 they starved under ten times the load that fits
 _NUMBER_BYTES = 8
+_NOBODY = -1  # in place of a call's number
 
 
 class Finished(NamedTuple):
@@ -41,6 +42,16 @@ class _Call:
         self.seconds = 0.0
         self.kept: Any = None  # what the table knows by address
 
+    def compute(self) -> None:
+        """Calls the function, on the thread that took the call."""
+        assert self.function is not None
+        started = time.monotonic()
+        try:
+            self.outcome = self.function()
+        except Exception as error:
+            self.outcome = error
+        self.seconds = time.monotonic() - started
+
 
 class Crew:
     """`num_threads` threads that do at most `room` calls at a time, some of which wait their turn.
@@ -49,12 +60,12 @@ class Crew:
     """
 
     def __init__(self, engine: Engine, num_threads: int, room: int, clock: Callable[[], float]) -> None:
-        self.num_threads = num_threads
         self._engine, self._room, self._clock = engine, room, clock
         self._compiled = engine if isinstance(engine, QueueEngine) else None
         self._table: Any = None if self._compiled is None else self._compiled.make_calls(room)
         self._calls: dict[int, _Call] = {}  # under way, by number
         self._free = list(range(room))
+        self._closed = False
         self._queue, self._queue_end = os.pipe()
         self._done_end, self._done = os.pipe()
         os.set_blocking(self._done_end, False)
@@ -82,14 +93,14 @@ class Crew:
         if self._compiled is None or not self._compiled.can_queue(prepared):
             self.run(tag, lambda: self._engine.advance(prepared, chains))
             return
-        number, call = self._take(tag)
+        number, call = self._free[-1], _Call(tag, self._clock())
         row = self._table[number : number + 1]
         call.outcome, call.kept = self._compiled.describe_call(row, prepared, chains)
         self._post(number, call)
 
     def run(self, tag: Any, function: Callable[[], Arrays]) -> None:
         """Posts a call of `function`."""
-        number, call = self._take(tag)
+        number, call = self._free[-1], _Call(tag, self._clock())
         call.function = function
         self._post(number, call)
 
@@ -107,10 +118,13 @@ class Crew:
                 call.seconds = 1e-9 * int(self._table["nanoseconds"][number])
             self._free.append(number)
             found.append(Finished(call.tag, call.outcome, call.seconds))
+        now = self._clock()
+        for call in self._calls.values():
+            call.posted_at = now  # what waited behind another has waited long enough to begin
         return found
 
     def longest_seconds(self) -> float:
-        """How long the oldest call under way has been there."""
+        """How long nothing has come back from the threads, while they have calls."""
         return max((self._clock() - call.posted_at for call in self._calls.values()), default=0.0)
 
     @property
@@ -120,6 +134,7 @@ class Crew:
 
     def close(self) -> None:
         """The threads end when they have done what is posted."""
+        self._closed = True
         os.close(self._queue_end)
 
     def join(self, timeout: float) -> None:
@@ -130,11 +145,8 @@ class Crew:
             for end in (self._queue, self._done_end, self._done):
                 os.close(end)
 
-    def _take(self, tag: Any) -> tuple[int, _Call]:
-        return self._free[-1], _Call(tag, self._clock())
-
     def _post(self, number: int, call: _Call) -> None:
-        self._free.remove(number)
+        self._free.pop()
         self._calls[number] = call
         # A number beyond the table is a function's.
         word = number if call.function is None else number + self._room
@@ -144,25 +156,42 @@ class Crew:
 
     def _work(self) -> None:
         _let_others_first()
-        while (number := self._next()) is not None:
-            call = self._calls[number % self._room]
-            assert call.function is not None
-            started = time.monotonic()
+        hand = np.full(1, _NOBODY, np.int64)
+        while True:
             try:
-                call.outcome = call.function()
-            except Exception as error:
-                call.outcome = error
-            call.seconds = time.monotonic() - started
-            del call
+                number = self._next(hand)
+            except Exception as error:  # out of memory in compiled code, or it could not be compiled
+                number = int(hand[0])
+                if number == _NOBODY:
+                    raise
+                self._calls[number].outcome = error
+            else:
+                if number == _NOBODY:
+                    return
+                self._calls[number % self._room].compute()
             os.write(self._done, number.to_bytes(_NUMBER_BYTES, sys.byteorder))
 
-    def _next(self) -> int | None:
-        """The number of the next call that is a function's; None at the end."""
-        if self._compiled is not None:
-            number = self._compiled.work_off(self._queue, self._done, self._table)
-            return number if number >= 0 else None
-        word = os.read(self._queue, _NUMBER_BYTES)
-        return int.from_bytes(word, sys.byteorder) if word else None
+    def _next(self, hand: np.ndarray) -> int:
+        """The number of the next call that is a function's; _NOBODY at the end."""
+        if self._compiled is None:
+            word = os.read(self._queue, _NUMBER_BYTES)
+            return int.from_bytes(word, sys.byteorder) if word else _NOBODY
+        while True:
+            number = self._compiled.work_off(self._queue, self._done, self._table, hand)
+            if number != _NOBODY or self._closed:
+                return number
+            time.sleep(0.01)  # too many signals, in days
+
+
+def warm_up(engine: Engine) -> None:
+    """Compiles what the threads run, so that no first call has to wait for it."""
+    if isinstance(engine, QueueEngine):
+        queue, end = os.pipe()
+        os.close(end)
+        try:
+            engine.work_off(queue, queue, engine.make_calls(1), np.empty(1, np.int64))
+        finally:
+            os.close(queue)
 
 
 def _let_others_first() -> None:

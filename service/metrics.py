@@ -15,7 +15,10 @@ RELOAD_RESULTS = ("loaded", "failed")
 
 
 class Metrics:
-    """What an operator watches; `render` is the body of `/metrics`. Safe to use from any thread."""
+    """What an operator watches; `render` is the body of `/metrics`.
+
+    Counting is safe from any thread; rendering is the event loop's.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -25,6 +25,7 @@ from model_core.engine_numba import NumbaEngine
 from model_core.equilibrium import LADDER_FILE, EquilibriumSampler, parse_ladder
 from model_core.model_store import Model, ModelError
 from model_core.randomness import chain_seeds, noise
+from service.crew import warm_up
 from service.jobs import NotReady, UnknownModel, UnknownVersion
 from service.metrics import Metrics
 from service.scheduler import serving_engine
@@ -47,14 +48,8 @@ class ServedModel:
     manifest = property(lambda self: self.model.manifest)
     image_shape = property(lambda self: self.model.image_shape)
     params = property(lambda self: self.model.params)
-
-    @cached_property
-    def num_visible(self) -> int:
-        return self.params.num_visible
-
-    @cached_property
-    def num_hidden(self) -> int:
-        return self.params.num_hidden
+    num_visible = property(lambda self: self.model.params.num_visible)
+    num_hidden = property(lambda self: self.model.params.num_hidden)
 
     @property
     def free_energy_percentiles(self) -> list[float] | None:
@@ -285,6 +280,7 @@ class Registry:
         seeds = chain_seeds(0, 1)
         chains = make_chains(model.params, noise(seeds, served.num_visible), num_steps=1, seeds=seeds)
         self._engine.advance(served.prepared, chains)
+        warm_up(self._engine)
         if served.sampler is not None:
             served.sampler.sample(seeds, 1)
         return served

@@ -1,6 +1,6 @@
 """Runs the chains of many requests side by side (DESIGN section 5).
 
-Engine threads, one a core, do **slices** of about 2 ms of work from one line, and nothing is ever waited for:
+Engine threads, one a core, do **slices** of 2 to 4 ms of work from one line, and nothing is ever waited for:
 
     submit --admission--> line --pick--> the crew: engine.advance --settle--> line again, or a frame, or the end
 
@@ -9,8 +9,8 @@ several jobs of the same model where they fit. That is free: a chain's bits depe
 how its steps are cut.
 
 All books are kept on the event loop, a few dozen microseconds a slice, and so need no lock; it never computes. The
-threads (`crew`) know nothing of jobs. Up to a slice a thread is posted ahead, so that none stands idle while the loop
-is busy with something else.
+threads (`crew`) know nothing of jobs. Slices that take somebody to a frame or the end are posted ahead, up to one a
+thread, so that none stands idle while the loop is busy; a piece of a long way waits for a free thread.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Scheduler:
     Args:
       engine: advances chains; None is `serving_engine()`.
       num_threads: engine threads; None is one a core.
-      slice_seconds: work between two looks at the line.
+      slice_seconds: work between two looks at the line; up to twice that, if it takes somebody to the end.
       max_queue_seconds: work that may stand before a job that is accepted.
       max_job_seconds: work in one job, alone on an idle server.
       stall_seconds: `health` complains about a call of the engine that lasts longer.
@@ -193,8 +193,10 @@ class Scheduler:
 
     def pick_slice(self) -> list[Turn]:
         """The next slice; an empty list if there is nothing to do."""
-        if self._retries:
-            return self._retries.pop()
+        while self._retries:
+            turns = self._retries.pop(0)
+            if not turns[0].part.run.ticket.ended:
+                return turns
         num_idle = self._num_threads - (0 if self._crew is None else len(self._crew))
         return self._roster.pick(self._clock(), max(1, num_idle))
 

@@ -14,7 +14,7 @@ import pytest
 
 from model_core.chains import Chains, make_chains
 from model_core.engine_numba import NumbaEngine
-from model_core.kernels_calls import CLOSED
+from model_core.kernels_calls import NOBODY
 from model_core.randomness import chain_seeds
 from model_core.rbm import RBMParams, checked_params
 
@@ -34,8 +34,9 @@ class Queue:
             thread.start()
 
     def _work(self, engine: NumbaEngine) -> None:
-        while self.returned[-1:] != [CLOSED]:
-            self.returned.append(engine.work_off(self.taken, self._finish, self.calls))
+        hand = np.zeros(1, np.int64)
+        while self.returned[-1:] != [NOBODY]:
+            self.returned.append(engine.work_off(self.taken, self._finish, self.calls, hand))
 
     def post(self, number: int) -> None:
         os.write(self._post, number.to_bytes(8, sys.byteorder))
@@ -57,7 +58,7 @@ def queue() -> Iterator[Queue]:
     yield queue
     queue.close()
     assert not any(thread.is_alive() for thread in queue.threads)
-    assert queue.returned[-1] == CLOSED
+    assert queue.returned[-1] == NOBODY
 
 
 def odd_machine() -> RBMParams:

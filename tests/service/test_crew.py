@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from model_core.chains import Engine, plain_chains
+from model_core.engine_numba import NumbaEngine
 from model_core.randomness import chain_seeds
 from model_core.rbm import RBMParams, checked_params
 from service.crew import Crew, Finished
@@ -76,6 +77,48 @@ def test_calls_of_all_kinds_side_by_side(machine: RBMParams, largest: float) -> 
             assert found["function"].outcome == (starts, starts)
             assert isinstance(found["failure"].outcome, ArithmeticError)
             assert found["chains"].seconds > 0 and len(crew) == 0 and crew.alive
+
+
+class FailingQueue(NumbaEngine):
+    """Its compiled loop runs out of memory in each call that it takes."""
+
+    def work_off(self, queue: int, done: int, calls: np.ndarray, hand: np.ndarray) -> int:
+        word = os.read(queue, 8)
+        hand[0] = int.from_bytes(word, sys.byteorder) if word else -1
+        if word:
+            raise MemoryError("planted")
+        return -1
+
+
+def test_a_failure_in_compiled_code_is_told_and_the_thread_lives(machine: RBMParams) -> None:
+    engine = FailingQueue(num_threads=1)
+    chains = plain_chains(np.zeros((1, 4), np.uint8), chain_seeds(0, 1), 0, 5)
+    with crew_of(engine) as crew:
+        for turn in range(5):
+            crew.advance(turn, engine.prepare(machine), chains)
+            assert isinstance(wait_for(crew, 1)[turn].outcome, MemoryError)
+            assert len(crew) == 0 and crew.alive
+
+
+def test_what_waited_behind_a_long_call_is_not_called_stuck() -> None:
+    now, released = [100.0], [threading.Event(), threading.Event()]
+
+    def wait(number: int) -> Any:
+        released[number].wait(10)
+        return (), ()
+
+    crew = Crew(FakeEngine(), 1, 2, lambda: now[0])
+    try:
+        crew.run("first", lambda: wait(0))
+        crew.run("second", lambda: wait(1))
+        now[0] += 15
+        assert crew.longest_seconds() == 15
+        released[0].set()
+        assert list(wait_for(crew, 1)) == ["first"] and crew.longest_seconds() == 0
+    finally:
+        released[1].set()
+        crew.close()
+        crew.join(10)
 
 
 def test_there_is_room_for_so_many() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -162,23 +161,6 @@ def test_same_bytes_alone_and_in_company(machine: RBMParams, mode: Any) -> None:
     asyncio.run(check())
 
 
-def test_an_engine_exception_fails_only_its_own_job() -> None:
-    async def check() -> None:
-        scheduler, engine, _ = make_scheduler()
-        good, bad = make_job(10, seed=1), make_job(10, seed=2)
-        bad.seeds[0] = POISON
-        tickets = [scheduler.submit(job) for job in (good, bad, good)]
-        step_by_hand(scheduler)
-        assert len(engine.calls[0].seeds) == 3  # they did share a call
-        first, second, third = [await outcome(ticket) for ticket in tickets]
-        assert isinstance(second, EngineFailed) and isinstance(second.__cause__, ArithmeticError)
-        for end in (first, third):
-            assert isinstance(end, list)
-            assert_right_frames(good, end)
-
-    asyncio.run(check())
-
-
 def test_a_slow_reader_of_a_stream_misses_frames_but_not_the_last() -> None:
     async def check() -> None:
         scheduler, _, _ = make_scheduler()
@@ -256,33 +238,6 @@ def test_stop_tells_those_who_wait() -> None:
         ticket = scheduler.submit(make_job(1000))
         await scheduler.stop()
         assert isinstance(await outcome(ticket), Cancelled)
-
-    asyncio.run(check())
-
-
-def test_health_complains_of_an_engine_that_does_not_come_back_and_quick_calls_go_on() -> None:
-    class StuckEngine(FakeEngine):
-        released, entered = threading.Event(), threading.Event()
-
-        def advance(self, prepared: Any, chains: Any) -> Any:
-            self.entered.set()
-            self.released.wait(10)
-            return super().advance(prepared, chains)
-
-    async def check() -> None:
-        clock, engine = Clock(), StuckEngine()
-        scheduler = Scheduler(engine=engine, num_threads=1, stall_seconds=20, clock=clock)
-        scheduler.start()
-        ticket = scheduler.submit(make_job(10))
-        await asyncio.to_thread(engine.entered.wait, 10)
-        assert scheduler.health() is None
-        assert await scheduler.run_quick(sum, [1, 2]) == 3
-        clock.now += 21
-        assert "not come back for 21 s" in str(scheduler.health())
-        engine.released.set()
-        assert_right_frames(ticket.job, await ticket.result())
-        assert scheduler.health() is None
-        await scheduler.stop()
 
     asyncio.run(check())
 
