@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from model_core.kernels import gibbs
 from model_core.kernels_draws import jit
-from model_core.kernels_rows import Rows
+from model_core.kernels_rows import TILE, Rows
 
 # Where the arrays of a call begin: of its chains, then of its model.
 OF_CHAINS = ("visible", "probs", "numbers", "clamp", "num_chains", "num_clamped")
@@ -57,14 +57,14 @@ def _now(word):
 @jit
 def _run(call):
     chains, num_visible = call.num_chains, call.num_visible
-    # Tiles of 64 columns, and one row more than there are units; see `kernels_rows`.
+    # One row more than there are units; see `kernels_rows.Rows`.
     to_hidden = Rows(
-        carray(_pointer(call.hidden_tiles), (call.padded_hidden // 64, num_visible + 1, 64), np.int16),
+        carray(_pointer(call.hidden_tiles), (call.padded_hidden // TILE, num_visible + 1, TILE), np.int16),
         carray(_pointer(call.hidden_bias), (call.padded_hidden,), np.float32),
         call.num_hidden,
     )
     to_visible = Rows(
-        carray(_pointer(call.visible_tiles), (call.padded_visible // 64, call.num_hidden + 1, 64), np.int16),
+        carray(_pointer(call.visible_tiles), (call.padded_visible // TILE, call.num_hidden + 1, TILE), np.int16),
         carray(_pointer(call.visible_bias), (call.padded_visible,), np.float32),
         num_visible,
     )

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +36,9 @@ class Finished(NamedTuple):
 
 
 class _Call:
-    def __init__(self, tag: Any, posted_at: float) -> None:
-        self.tag, self.posted_at = tag, posted_at
+    def __init__(self, tag: Any) -> None:
+        self.tag = tag
+        self.begun_at: float | None = None  # None: it waits for a thread
         self.function: Callable[[], Arrays] | None = None  # None: described in the table
         self.outcome: Arrays | Exception = RuntimeError("The call was not made.")
         self.seconds = 0.0
@@ -60,10 +62,10 @@ class Crew:
     """
 
     def __init__(self, engine: Engine, num_threads: int, room: int, clock: Callable[[], float]) -> None:
-        self._engine, self._room, self._clock = engine, room, clock
+        self._engine, self._num_threads, self._room, self._clock = engine, num_threads, room, clock
         self._compiled = engine if isinstance(engine, QueueEngine) else None
         self._table: Any = None if self._compiled is None else self._compiled.make_calls(room)
-        self._calls: dict[int, _Call] = {}  # under way, by number
+        self._calls: dict[int, _Call] = {}  # under way, by number, oldest first
         self._free = list(range(room))
         self._closed = False
         self._queue, self._queue_end = os.pipe()
@@ -93,14 +95,14 @@ class Crew:
         if self._compiled is None or not self._compiled.can_queue(prepared):
             self.run(tag, lambda: self._engine.advance(prepared, chains))
             return
-        number, call = self._free[-1], _Call(tag, self._clock())
+        number, call = self._free[-1], _Call(tag)
         row = self._table[number : number + 1]
         call.outcome, call.kept = self._compiled.describe_call(row, prepared, chains)
         self._post(number, call)
 
     def run(self, tag: Any, function: Callable[[], Arrays]) -> None:
         """Posts a call of `function`."""
-        number, call = self._free[-1], _Call(tag, self._clock())
+        number, call = self._free[-1], _Call(tag)
         call.function = function
         self._post(number, call)
 
@@ -118,14 +120,13 @@ class Crew:
                 call.seconds = 1e-9 * int(self._table["nanoseconds"][number])
             self._free.append(number)
             found.append(Finished(call.tag, call.outcome, call.seconds))
-        now = self._clock()
-        for call in self._calls.values():
-            call.posted_at = now  # what waited behind another has waited long enough to begin
+        self._note_begun()
         return found
 
     def longest_seconds(self) -> float:
-        """How long nothing has come back from the threads, while they have calls."""
-        return max((self._clock() - call.posted_at for call in self._calls.values()), default=0.0)
+        """How long a thread has been at one call."""
+        begun = [call.begun_at for call in self._calls.values() if call.begun_at is not None]
+        return self._clock() - min(begun) if begun else 0.0
 
     @property
     def alive(self) -> bool:
@@ -151,6 +152,13 @@ class Crew:
         # A number beyond the table is a function's.
         word = number if call.function is None else number + self._room
         os.write(self._queue_end, word.to_bytes(_NUMBER_BYTES, sys.byteorder))
+        self._note_begun()
+
+    def _note_begun(self) -> None:
+        """First in, first out: of the calls under way the oldest, one a thread, have begun."""
+        for call in islice(self._calls.values(), self._num_threads):
+            if call.begun_at is None:
+                call.begun_at = self._clock()
 
     # On the threads.
 

@@ -121,6 +121,27 @@ def test_what_waited_behind_a_long_call_is_not_called_stuck() -> None:
         crew.join(10)
 
 
+def test_a_stuck_thread_shows_while_the_others_go_on() -> None:
+    now, released = [100.0], threading.Event()
+
+    def stuck() -> Any:
+        released.wait(10)
+        return (), ()
+
+    crew = Crew(FakeEngine(), 2, 4, lambda: now[0])
+    try:
+        crew.run("stuck", stuck)
+        for turn in range(5):
+            now[0] += 5
+            crew.run(turn, lambda: ((), ()))  # type: ignore[arg-type, return-value]
+            assert list(wait_for(crew, 1)) == [turn]
+        assert crew.longest_seconds() == 25
+    finally:
+        released.set()
+        crew.close()
+        crew.join(10)
+
+
 def test_there_is_room_for_so_many() -> None:
     released = threading.Event()
 
