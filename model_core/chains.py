@@ -18,6 +18,7 @@ import numpy as np
 from model_core.rbm import RBMParams
 
 Mode = Literal["gibbs", "mean_field"]
+Advanced = tuple[np.ndarray, np.ndarray]  # the visible states, and `visible_probs`; see `Engine.advance`
 
 
 class Chains(NamedTuple):
@@ -52,14 +53,14 @@ class Engine(Protocol):
     def prepare(self, params: RBMParams) -> Any:
         """Puts a model into the form that this engine works on; immutable, safe to share by threads."""
 
-    def advance(self, prepared: Any, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
+    def advance(self, prepared: Any, chains: Chains) -> Advanced:
         """Gibbs sampling.
 
         Returns the visible states, uint8 [chains, visible], and `visible_probs` given the last hidden states, float32
         [chains, visible]: the states themselves for clamped pixels, and where a chain had no step to do.
         """
 
-    def advance_mean_field(self, prepared: Any, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
+    def advance_mean_field(self, prepared: Any, chains: Chains) -> Advanced:
         """The article's deterministic map: probabilities in place of states; both results are the same array."""
 
 
@@ -76,9 +77,7 @@ class QueueEngine(Engine, Protocol):
     def can_queue(self, prepared: Any) -> bool:
         """Whether `describe_call` takes this model."""
 
-    def describe_call(
-        self, call: np.ndarray, prepared: Any, chains: Chains
-    ) -> tuple[tuple[np.ndarray, np.ndarray], Any]:
+    def describe_call(self, call: np.ndarray, prepared: Any, chains: Chains) -> tuple[Advanced, Any]:
         """Writes `advance(prepared, chains)` into a row of a table.
 
         Returns:

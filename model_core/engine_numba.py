@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from model_core import kernels
-from model_core.chains import Chains
+from model_core.chains import Advanced, Chains
 from model_core.engine_numba_moments import PhaseMoments, phase_moments
 from model_core.kernels_calls import CALL, FIRST_STEP, SEED, STEPS, TEMPERATURE, work_off
 from model_core.kernels_rounding import round_weights
@@ -34,7 +34,6 @@ from model_core.rbm import RBMParams, check_finite, shaped_params
 
 _NARROW_LIMIT = 8.0  # largest |weight| for which 16 bits round finely enough (to 0.001)
 _WORTH_SHARING = 1e8  # weights, about a millisecond: to wake another thread takes a tenth of that
-Results = tuple[np.ndarray, np.ndarray]
 _PADDING_LOGIT = -1e30  # the bias of a padding unit: it never turns on
 
 
@@ -114,7 +113,7 @@ class NumbaEngine:
     def prepare(self, params: RBMParams) -> Prepared:
         return prepare(shaped_params(*params))
 
-    def advance(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
+    def advance(self, prepared: Prepared, chains: Chains) -> Advanced:
         """Gibbs sampling; see `chains.Engine`."""
         probs = np.empty(chains.visible.shape, np.float32)
         return self._gibbs(prepared, chains, probs, np.empty((0, 0), np.int32)), probs
@@ -127,7 +126,7 @@ class NumbaEngine:
         """Whether `describe_call` takes the model: the compiled loop knows weights of 16 bits."""
         return prepared.to_hidden.tiles.dtype == np.int16
 
-    def describe_call(self, call: np.ndarray, prepared: Prepared, chains: Chains) -> tuple[Results, Any]:
+    def describe_call(self, call: np.ndarray, prepared: Prepared, chains: Chains) -> tuple[Advanced, Any]:
         """Writes a call of `advance` into a row of a table.
 
         Args:
@@ -176,7 +175,7 @@ class NumbaEngine:
         self._share(work, len(visible), chains.num_steps.sum() * prepared.size)
         return visible
 
-    def advance_mean_field(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
+    def advance_mean_field(self, prepared: Prepared, chains: Chains) -> Advanced:
         """The article's deterministic map, in floats and in a fixed order; see `chains.Engine`."""
         visible = np.array(chains.visible, np.float32, order="C")
         clamp = np.zeros((0, 0), bool) if chains.clamp is None else chains.clamp

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from model_core.chains import Chains
+from model_core.chains import Advanced, Chains
 from model_core.randomness import GAMMA, HIDDEN_LAYER, MIX_1, MIX_2, VISIBLE_LAYER
 from model_core.rbm import RBMParams, checked_params
 
@@ -48,12 +48,12 @@ class TensorFlowEngine:
         biases = [tf.constant(bias, tf.float32)[:, None] for bias in (params.visible_bias, params.hidden_bias)]
         return Prepared(weights, tf.transpose(weights), *biases)
 
-    def advance(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
+    def advance(self, prepared: Prepared, chains: Chains) -> Advanced:
         """Gibbs sampling: (visible states, uint8; visible_probs given the last hidden states, float32)."""
         states, probs = _run(_gibbs, prepared, chains)
         return states, probs
 
-    def advance_mean_field(self, prepared: Prepared, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
+    def advance_mean_field(self, prepared: Prepared, chains: Chains) -> Advanced:
         """The article's deterministic map, float32 probabilities; both results are the same array."""
         (probs,) = _run(_mean_field, prepared, chains)
         return probs, probs

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model_core.chains import Chains, Engine, QueueEngine
+from model_core.chains import Advanced, Chains, Engine, QueueEngine
 
-Arrays = tuple[np.ndarray, np.ndarray]  # the visible states and their probabilities
 _NICENESS = 5  # of the engine threads; at 10 they starved under ten times the load that fits
 _NUMBER_BYTES = 8
 _NOBODY = -1  # in place of a call's number
@@ -31,7 +30,7 @@ class Finished(NamedTuple):
     """A call that is over."""
 
     tag: Any
-    outcome: Arrays | Exception
+    outcome: Advanced | Exception
     seconds: float
 
 
@@ -39,8 +38,8 @@ class _Call:
     def __init__(self, tag: Any) -> None:
         self.tag = tag
         self.begun_at: float | None = None  # None: it waits for a thread
-        self.function: Callable[[], Arrays] | None = None  # None: described in the table
-        self.outcome: Arrays | Exception = RuntimeError("The call was not made.")
+        self.function: Callable[[], Advanced] | None = None  # None: described in the table
+        self.outcome: Advanced | Exception = RuntimeError("The call was not made.")
         self.seconds = 0.0
         self.kept: Any = None  # what the table knows by address
 
@@ -100,7 +99,7 @@ class Crew:
         call.outcome, call.kept = self._compiled.describe_call(row, prepared, chains)
         self._post(number, call)
 
-    def run(self, tag: Any, function: Callable[[], Arrays]) -> None:
+    def run(self, tag: Any, function: Callable[[], Advanced]) -> None:
         """Posts a call of `function`."""
         number, call = self._free[-1], _Call(tag)
         call.function = function

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.schemas import Seconds
 
@@ -25,6 +26,17 @@ _SECONDS: TypeAdapter[float] = TypeAdapter(Seconds)
 
 class ParameterRoute(APIRoute):
     """For endpoints `(request, params: Annotated[SomeModel, Query()], x_request_timeout: TimeoutHeader = None)`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        handle = self.get_route_handler()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope, receive, send)
+            response = await handle(request)
+            await response(scope, receive, send)
+
+        self.app = app  # FastAPI's own keeps two stacks of clean-ups for dependencies; there are none
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         (parameters,) = self.dependant.query_params

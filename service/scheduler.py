@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from model_core.chains import Chains, Engine, get_engine
+from model_core.chains import Advanced, Chains, Engine, get_engine
 from service.admission import Limits
-from service.crew import Arrays, Crew
+from service.crew import Crew
 from service.jobs import Busy, Cancelled, ChainJob, DeadlinePassed, EngineFailed, NotReady
 from service.line import Turn
 from service.metrics import Metrics
@@ -204,19 +204,19 @@ class Scheduler:
         """Computes a slice here and now, and enters the result: what the crew does, without threads."""
         started = self._clock()
         try:
-            outcome: Arrays | Exception = self._compute(turns)
+            outcome: Advanced | Exception = self._compute(turns)
         except Exception as error:
             outcome = error
         self._settle(turns, outcome, self._clock() - started)
 
-    def _compute(self, turns: list[Turn]) -> Arrays:
+    def _compute(self, turns: list[Turn]) -> Advanced:
         job = turns[0].part.run.job
         if job.mode == "equilibrium":
             return _advance_ladders(turns)
         advance = self.engine.advance_mean_field if job.mode == "mean_field" else self.engine.advance
         return advance(job.model.prepared, chains_of(turns))
 
-    def _settle(self, turns: list[Turn], outcome: Arrays | Exception, seconds: float) -> None:
+    def _settle(self, turns: list[Turn], outcome: Advanced | Exception, seconds: float) -> None:
         """Enters what became of a slice. Whatever went wrong, other jobs are spared."""
         if isinstance(outcome, Exception):
             runs = runs_of(turns)
@@ -239,7 +239,7 @@ class Scheduler:
         self._roster.end(run, failure)
 
 
-def _advance_ladders(turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
+def _advance_ladders(turns: list[Turn]) -> Advanced:
     """Rounds of equilibrium sampling, part by part: the states at the model, and their `visible_probs`."""
     results = []
     for part, num_rounds in turns:
