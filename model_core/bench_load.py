@@ -12,7 +12,8 @@ import asyncio
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -93,8 +94,7 @@ class Client:
             if not left:
                 all_done.set()
 
-        gc.disable()  # a pause of the generator's own would look like one of the server
-        try:
+        with _without_pauses():
             self._begin(count)
             for shot in shots:
                 while (ahead := shot.due - self.now()) > 0:
@@ -102,8 +102,6 @@ class Client:
                 self._send(shot)
             if shots:
                 await self._wait(all_done, grace)
-        finally:
-            gc.enable()
 
     async def closed_loop(self, path: str, *, concurrency: int, seconds: float) -> list[Shot]:
         """So many clients that each ask again as soon as they have their answer."""
@@ -114,11 +112,12 @@ class Client:
                 shots.append(Shot(path, self.now()))
                 self._send(shots[-1])
 
-        self._begin(ask)
-        for _ in range(concurrency):
-            ask()
-        await asyncio.sleep(seconds)
-        self._begin(lambda shot: None, keep_time=True)
+        with _without_pauses():
+            self._begin(ask)
+            for _ in range(concurrency):
+                ask()
+            await asyncio.sleep(seconds)
+            self._begin(lambda shot: None, keep_time=True)
         return shots
 
     async def one(self, path: str, *, timeout: float = 30.0) -> Shot:
@@ -239,6 +238,16 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+
+@contextmanager
+def _without_pauses() -> Iterator[None]:
+    """A pause of the generator's own, for garbage, would look like one of the server."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def content_length(head: bytes) -> int:

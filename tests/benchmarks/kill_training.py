@@ -31,7 +31,7 @@ COMMAND = [
 ]
 SETTINGS = ["--hidden", "16", "--chains", "50", "--batch-size", "50", "--steps", "2", "--set", "keep_checkpoints=3"]
 LONGEST = 1.0
-EPOCHS_A_KILL = 16  # so that the training outlives its killers
+EPOCHS_A_KILL = 32  # so that the training outlives its killers
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
