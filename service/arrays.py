@@ -33,17 +33,15 @@ def arrays_from_json(content: bytes | bytearray, fields: set[str]) -> dict[str, 
 
 
 def _json_array(name: str, value: object) -> np.ndarray:
-    problem = Problem(422, f"`{name}` must be rows of numbers, all of one length.", errors=[
-        {"pointer": f"/{name}", "detail": "rows of numbers, all of one length"}
-    ])  # fmt: skip
     if isinstance(value, np.ndarray):  # from `read_arrays`
         return value
-    if not isinstance(value, list):
-        raise problem
     try:
-        return numbers_of(value)
+        if isinstance(value, list):
+            return numbers_of(value)
     except ValueError:
-        raise problem from None
+        pass
+    what = "rows of numbers, all of one length"
+    raise Problem(422, f"`{name}` must be {what}.", errors=[{"pointer": f"/{name}", "detail": what}])
 
 
 def array_from_npy(content: bytes | bytearray) -> np.ndarray:

@@ -68,12 +68,17 @@ class RequestContext:
             _check_query(scope["query_string"])
             await self.app(scope, receive, answer.send)
         except Exception as error:
-            problem = to_problem(error)
-            if problem is None:
-                logger.exception("unexpected error")
-                problem = Problem(500, "An unexpected error; it was logged under this request_id.")
-            if not answer.status and problem.status != CLIENT_GONE:
-                await problem_response(problem, answer.request_id, scope["path"])(scope, receive, answer.send)
+            await self._refuse(error, scope, receive, answer)
+
+    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        """Answers an error. Not in `_run`: a frame that the error went through must not hold it, or both, and with them
+        the whole upload, wait for the next look for garbage."""
+        problem = to_problem(error)
+        if problem is None:
+            logger.exception("unexpected error")
+            problem = Problem(500, "An unexpected error; it was logged under this request_id.")
+        if not answer.status and problem.status != CLIENT_GONE:
+            await problem_response(problem, answer.request_id, scope["path"])(scope, receive, answer.send)
 
 
 class _Answer:

@@ -86,7 +86,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
             return await work
     except asyncio.CancelledError:
         if reasons and task.uncancel() <= before:
-            raise reasons[0] from None
+            raise reasons.pop() from None  # the frame, which the traceback holds, lets go of it
         raise
     finally:
         leaving.remove_done_callback(left)
@@ -142,6 +142,7 @@ async def events(
         stopping.cancel()
         if following is not None:
             following.cancel()
+            following = None  # it may hold the error, and the error this frame
 
 
 async def _next(frames: AsyncIterator[Frame]) -> Frame | None:

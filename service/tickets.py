@@ -20,7 +20,7 @@ class Ticket:
         self.num_held = num_held  # frames that may wait for the reader; None: all of them
         self.compute_seconds = 0.0  # this job's share of the engine's time so far
         self.ended = False
-        self._error: Exception | None = None
+        self._errors: list[Exception] = []  # one at most: why it ended without its last frame
         self._frames: deque[Frame] = deque(maxlen=num_held)
         self._news = asyncio.Event()
         self._clock = clock
@@ -67,8 +67,8 @@ class Ticket:
             yield
         finally:
             self.cancel()
-        if self._error is not None:
-            raise self._error
+        if self._errors:
+            raise self._errors.pop()  # the traceback holds this ticket, so the ticket lets go of the error
 
     def cancel(self) -> None:
         """Stops the work after the slices that are posted. Does nothing after the end; any number of calls."""
@@ -109,7 +109,7 @@ class Ticket:
     def finish(self, error: Exception | None = None) -> None:
         """The end; a second one is ignored."""
         if not self.ended:
-            self._error = error
+            self._errors = [] if error is None else [error]
             self.ended = True
             self.connect(lambda: None, lambda: 0)  # lets go of the run and its arrays
             self._news.set()

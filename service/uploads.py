@@ -128,17 +128,20 @@ class Intake:
 
     def _limited(self, request: Request, held: Held, limit: int) -> Callable[[], Awaitable[Message]]:
         """`request.receive` that raises 413 past `limit` bytes, whether the length was declared or not."""
-        too_large = Problem(413, f"The body is over {limit:,} bytes, the limit of this kind of body. Send less.")
+
+        def check(num_bytes: int) -> None:
+            if num_bytes > limit:
+                raise Problem(413, f"The body is over {limit:,} bytes, the limit of this kind of body. Send less.")
+
         declared = request.headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > limit:
-            raise too_large
+        if declared.isdecimal():
+            check(int(declared))
         room = self._small if limit <= 2 * (self.max_image_bytes + FORM_OVERHEAD) else self._large
 
         async def receive() -> Message:
             message = await request.receive()
             held.take(room, len(message.get("body", b"")))
-            if held.num_bytes > limit:
-                raise too_large
+            check(held.num_bytes)
             return message
 
         return receive
