@@ -1,7 +1,7 @@
 """A refusal must not hold the upload that it refused until somebody looks for garbage.
 
 An error holds the frames that it went through, and these their variables. If one of them holds the error, the circle
-keeps everything: five refused uploads of 47 MB took the server from 210 MB to 760 MB.
+keeps everything: twenty refused uploads of 47 MB took a server from 210 MB to 760 MB.
 """
 
 from __future__ import annotations
