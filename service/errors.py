@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -106,12 +107,13 @@ def problem_response(problem: Problem, request_id: str, instance: str) -> Respon
     return Response(content, problem.status, headers, media_type=CONTENT_TYPE)
 
 
-def to_problem(error: Exception) -> Problem | None:
-    """The one table: what an exception means to a client; None for a defect of ours."""
+def to_problem(error: Exception, logger: logging.Logger, unexpected: str) -> Problem:
+    """The one table: what an exception means to a client. A defect of ours is a 500, and is logged as `unexpected`."""
     for kind, translate in _TABLE.items():
         if isinstance(error, kind):
             return translate(error)
-    return None
+    logger.error(unexpected, exc_info=error)
+    return Problem(500, "An unexpected error; it was logged under this request_id.")
 
 
 def _from_http(error: Any) -> Problem:

@@ -73,10 +73,7 @@ class RequestContext:
     async def _refuse(self, error: Exception, scope: Scope, receive: Receive, answer: _Answer) -> None:
         """Answers an error. Not in `_run`: a frame that the error went through must not hold it, or both, and with them
         the whole upload, wait for the next look for garbage."""
-        problem = to_problem(error)
-        if problem is None:
-            logger.exception("unexpected error")
-            problem = Problem(500, "An unexpected error; it was logged under this request_id.")
+        problem = to_problem(error, logger, "unexpected error")
         if not answer.status and problem.status != CLIENT_GONE:
             await problem_response(problem, answer.request_id, scope["path"])(scope, receive, answer.send)
 

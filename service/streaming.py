@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import Problem, busy, problem_body, to_problem
+from service.errors import busy, problem_body, to_problem
 from service.jobs import Frame
 from service.tickets import Ticket
 
@@ -150,8 +150,5 @@ async def _next(frames: AsyncIterator[Frame]) -> Frame | None:
 
 
 def _last_words(request: Request, error: Exception) -> dict[str, Any]:
-    problem = to_problem(error)
-    if problem is None:
-        logger.error("unexpected error in a stream", exc_info=error)
-        problem = Problem(500, "An unexpected error; it was logged under this request_id.")
+    problem = to_problem(error, logger, "unexpected error in a stream")
     return problem_body(problem, request.state.request_id, request.scope["path"])
