@@ -13,6 +13,9 @@ from service.running import Part, Run
 
 OLDEST_EVERY = 4  # every so many slices one goes to the oldest job
 _MOST = 2  # budgets in a slice: a short rest is not worth a slice of its own, nor is each of many small jobs
+# Each slice costs the event loop about 0.17 ms. In a crowd, one in eight of the parts that wait may go together: at
+# ten times capacity a tenth more is answered. Who comes then waits up to 8 ms for a slice to end, where it was 4.
+_CROWD, _MOST_IN_CROWD = 8, 4
 
 
 class Turn(NamedTuple):
@@ -88,13 +91,15 @@ class Line:
         first = lead.waiting[0]
         num_steps = first.leg if _is_whole(first, budget) else max(1, budget // first.num_chains)
         turns = [Turn(first, num_steps)]
-        left = _MOST * budget - num_steps * first.num_chains
+        work = num_steps * first.num_chains
         for part in self._companions(lead):
+            work += part.leg * part.num_chains
+            # Small jobs never wait for large ones in the same slice of a crowd, only for their like.
+            crowded = len(turns) < self._num_parts // _CROWD and part.run.rank == lead.rank
             # A part that is cut has to be set up once more, so only the lead's is.
-            if len(turns) >= max_parts or part.leg * part.num_chains > left:
+            if len(turns) >= max_parts or work > (_MOST_IN_CROWD if crowded else _MOST) * budget:
                 break
             turns.append(Turn(part, part.leg))
-            left -= part.leg * part.num_chains
         return turns
 
     def _companions(self, lead: Run) -> Iterator[Part]:

@@ -88,11 +88,11 @@ def test_the_next_slice_is_known_before_it_is_taken() -> None:
         told = []
         while scheduler._roster.num_waiting:
             told.append(scheduler._roster.next_is_whole)
-            (turn,) = scheduler.pick_slice()
-            assert told[-1] == (turn.num_steps == turn.part.leg)
-            scheduler.run_slice([turn])
+            turns = scheduler.pick_slice()
+            assert told[-1] == (turns[0].num_steps == turns[0].part.leg)
+            scheduler.run_slice(turns)
         assert not scheduler._roster.next_is_whole
-        assert told.count(True) >= 43 and told.count(False) >= 3 * 15
+        assert told.count(True) >= 3 + 40 // 2 and told.count(False) >= 3 * 15
 
     asyncio.run(check())
 
@@ -113,5 +113,32 @@ def test_the_chains_of_a_job_run_side_by_side() -> None:
         scheduler.submit(make_job(10 * SLICE, 2))
         first, second = scheduler.pick_slice(), scheduler.pick_slice()
         assert [turn.part.rows.start for turn in (*first, *second)] == [0, 1]
+
+    asyncio.run(check())
+
+
+def next_slice(scheduler: Scheduler) -> int:
+    """Chain-steps of the next slice."""
+    return sum(turn.num_steps * turn.part.num_chains for turn in scheduler.pick_slice())
+
+
+def test_a_slice_is_longer_in_a_crowd_of_equals() -> None:
+    async def check() -> None:
+        for num_jobs, budgets in ((4, 2), (16, 2), (24, 3), (64, 4)):
+            scheduler, _ = make_scheduler()
+            for seed in range(num_jobs):
+                scheduler.submit(make_job(SLICE, seed=seed))
+            assert next_slice(scheduler) == budgets * SLICE, num_jobs
+
+    asyncio.run(check())
+
+
+def test_a_small_job_does_not_share_a_long_slice_with_larger_ones() -> None:
+    async def check() -> None:
+        scheduler, _ = make_scheduler()
+        for seed in range(64):
+            scheduler.submit(make_job(SLICE, seed=seed))
+        scheduler.submit(make_job(10))
+        assert next_slice(scheduler) <= 2 * SLICE
 
     asyncio.run(check())
