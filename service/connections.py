@@ -1,15 +1,19 @@
 """Limits on what uvicorn's HTTP protocol waits for: it has none of its own, and a socket can be silent for ever.
 
-A connection is in one of four phases, each with its clock:
+A connection is in one of five phases, each with its clock:
 
     head   from its opening, or the first byte of a further request, until the head is complete   `header_seconds`
     body   until the body is complete                        `body_seconds` plus its bytes / `min_body_rate`
     work   until the answer is sent                          none here: deadlines are the scheduler's
     idle   kept alive between requests                       `idle_seconds`, by uvicorn itself
+    end    answered for the last time, until the client stops sending                        `linger_seconds`
 
-A client that does not read its answer is dropped after `write_seconds`. Connections in phase head or idle cost a
-socket and nothing else; above `max_idle_connections` of them the oldest is closed, so a thousand silent sockets
-never stand in the way of one that has something to ask.
+The last: to close with bytes unread resets the connection, and a reset overtakes the answer (RFC 9112, section 9.6).
+So who is still sending is told the end, and what comes is thrown away. Who was late is not waited for once more.
+
+A client must read its answer in `write_seconds` plus the bytes taken / `min_body_rate`, or is dropped. Connections in
+phase head, idle or end cost a socket and hardly more; above `max_idle_connections` of them the oldest is closed, so a
+thousand silent sockets never stand in the way of one that has something to ask.
 
 The parser is llhttp, by way of httptools, which is half the price of a request in Python. What comes after a request
 that is under way is not parsed before that one is answered.
@@ -33,7 +37,7 @@ from service.writes import GatheringTransport
 
 def make_protocol(settings: Settings, door: Door) -> type[HttpToolsProtocol]:
     """A protocol class with the limits of `settings`; uvicorn makes one instance a connection. They share a door."""
-    silent: dict[LimitedProtocol, None] = {}  # in phase head or idle, oldest first
+    silent: dict[LimitedProtocol, None] = {}  # in phase head, idle or end, oldest first
 
     class Protocol(LimitedProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,6 +56,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _phase = ""
     _clock: asyncio.TimerHandle | None = None
     _write_clock: asyncio.TimerHandle | None = None
+    _write_began = 0.0
+    _unsent = 0  # bytes of answers that waited for the client then
     _phase_began = 0.0
     _received = 0  # bytes in this phase
     _reading = ""  # the part of a request that the parser is in: "head", "body", or "" between requests
@@ -61,7 +67,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # What asyncio tells.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(GatheringTransport(transport, self.loop, self._last_answer))  # type: ignore[arg-type]
         self._enter("head")
         if len(self.silent) > self.limits.max_idle_connections:
             next(iter(self.silent))._close()
@@ -77,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._phase == "work":
             self._held += data
             self.flow.pause_reading()
-        else:
+        elif self._phase != "end":
             super().data_received(data)
             self._look()
             self._received += len(data)
@@ -93,11 +99,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_clock = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+        self._start_write_clock()
 
     def resume_writing(self) -> None:
         self._stop_write_clock()
         super().resume_writing()
+        if self.transport.is_closing():
+            self._start_write_clock()  # nobody writes any more, and some is left
 
     # What the parser and the answer tell.
 
@@ -135,7 +143,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         """Enters the phase that the connection is in by now."""
         if self.transport.is_closing():
-            self._enter("")
+            self._enter("end" if self._phase == "end" else "")
         elif self._is_reading_body():
             self._enter("body")
         elif self._active is not None and not self._active.response_complete:
@@ -169,8 +177,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._clock = self.loop.call_later(self.limits.header_seconds, self._head_is_late)
         elif phase == "body":
             self._clock = self.loop.call_later(self.limits.body_seconds, self._body_is_late)
+        elif phase == "end":
+            self._clock = self.loop.call_later(self.limits.linger_seconds, self._close)
         self.silent.pop(self, None)
-        if phase in ("head", "idle"):
+        if phase in ("head", "idle", "end"):
             self.silent[self] = None  # at the end: the youngest
 
     def _head_is_late(self) -> None:
@@ -186,6 +196,25 @@ class LimitedProtocol(HttpToolsProtocol):
             self._clock = self.loop.call_later(left, self._body_is_late)
             return
         self._refuse(Problem(408, f"The body did not arrive within {allowed:.0f} s."))
+
+    def _start_write_clock(self) -> None:
+        if self._write_clock is None:
+            self._write_began, self._unsent = time.monotonic(), self.transport.get_write_buffer_size()
+            self._write_clock = self.loop.call_later(self.limits.write_seconds, self._reader_is_late)
+
+    def _stop_write_clock(self) -> None:
+        if self._write_clock is not None:
+            self._write_clock.cancel()
+            self._write_clock = None
+
+    def _reader_is_late(self) -> None:
+        taken = self._unsent - self.transport.get_write_buffer_size()
+        allowed = self.limits.write_seconds + taken / self.limits.min_body_rate
+        left = allowed - (time.monotonic() - self._write_began)
+        if left > 0:
+            self._write_clock = self.loop.call_later(left, self._reader_is_late)
+            return
+        self.transport.abort()
 
     # Endings.
 
@@ -210,17 +239,24 @@ class LimitedProtocol(HttpToolsProtocol):
             headers |= {"Content-Length": str(len(content)), "Connection": "close"}
             lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
             self.transport.write(STATUS_LINE[problem.status] + lines.encode() + b"\r\n" + content)
-        self._close()
+        self._close(linger=problem.status != 408)
 
-    def _close(self) -> None:
-        self._enter("")
-        if not self.transport.is_closing():
-            self.transport.close()
+    def _last_answer(self) -> None:
+        """uvicorn closes: the answer is the last of this connection, or there was none."""
+        self._close(linger=bool(self._reading or self._held))
 
-    def _stop_write_clock(self) -> None:
-        if self._write_clock is not None:
-            self._write_clock.cancel()
-            self._write_clock = None
+    def _close(self, linger: bool = False) -> None:
+        """Ends the connection, at once or as soon as the client has stopped sending."""
+        self._held = b""
+        if linger and not self.transport.is_closing():
+            self._enter("end")
+            self.transport.end_writing()  # type: ignore[attr-defined]
+            self.flow.resume_reading()
+        else:
+            self._enter("")
+            self.transport.end()  # type: ignore[attr-defined]
+        if self.transport.get_write_buffer_size():
+            self._start_write_clock()
 
 
 def _abandon(cycle: RequestResponseCycle) -> None:

@@ -40,9 +40,10 @@ class Settings(BaseSettings):
 
     header_seconds: float = Field(10.0, gt=0, description="A request head must arrive within.")
     body_seconds: float = Field(30.0, gt=0, description="A body must arrive within, plus its bytes / min_body_rate.")
-    min_body_rate: int = Field(64 * 1024, ge=1, description="Bytes a second that a large body must arrive at.")
+    min_body_rate: int = Field(64 * 1024, ge=1, description="Bytes a second that a large body must come or be read at.")
     idle_seconds: float = Field(15.0, gt=0, description="A kept-alive connection waits for its next request.")
-    write_seconds: float = Field(30.0, gt=0, description="A client that reads nothing of its answer is dropped after.")
+    write_seconds: float = Field(30.0, gt=0, description="An answer must be read in, plus its bytes / min_body_rate.")
+    linger_seconds: float = Field(5.0, gt=0, description="Who is still sending when answered may go on for so long.")
     max_requests: int = Field(64, ge=1, description="Requests under way; above, plain ones are refused at the door.")
     max_idle_connections: int = Field(512, ge=1, description="Above this the oldest silent connection is closed.")
     drain_delay: float = Field(0.5, ge=0, description="After SIGTERM, go on accepting for so long.")
