@@ -55,6 +55,7 @@ SERVICE_MAY_IMPORT_MODEL_CORE: dict[str, set[str] | None] = {
     "scheduler": None,  # None: any module
     "registry": None,
     "crew": {"chains"},  # what its threads call
+    "deflate": {"kernels_draws"},  # for its compiler: pictures are packed by compiled code
     "starts": {"kernels_draws", "randomness"},  # a sample starts from the chain's own noise
 }
 TENSORFLOW_ALLOWED = {"training", "gradients", "engine_tensorflow"}
