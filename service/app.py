@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from service import routes, routes_arrays, routes_chains, routes_models
+from service import deflate, routes, routes_arrays, routes_chains, routes_models, starts
 from service.errors import add_error_table
 from service.metrics import Metrics
 from service.middleware import ApiKeys, RequestContext
@@ -76,6 +76,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine=state.scheduler.engine,
         poll_seconds=settings.reload_seconds,
         metrics=state.metrics,
+        warm_up=_warm_up,
     )
     state.scheduler.start()
     state.registry.start()
@@ -87,6 +88,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await state.scheduler.stop()
         state.intake.close()
         state.encoders.shutdown(wait=False, cancel_futures=True)
+
+
+def _warm_up() -> None:
+    """Compiled code that requests run on the event loop: compiling takes seconds."""
+    starts.warm_up()
+    deflate.warm_up()
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -109,6 +110,7 @@ class Registry:
       default_model: the model of requests that name none. If the folder has no such model, an only child is it.
       engine: whose form models are put into; None is `serving_engine()`.
       poll_seconds: between two looks at the folder.
+      warm_up: what else has to be compiled before a request is answered; called aside, before the first look.
     """
 
     def __init__(
@@ -119,10 +121,12 @@ class Registry:
         engine: Engine | None = None,
         poll_seconds: float = 1.0,
         metrics: Metrics | None = None,
+        warm_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = Path(os.path.abspath(checkpoints or model_store.default_checkpoints()))
         self._default_model, self._poll_seconds = default_model, poll_seconds
         self._engine, self._metrics = engine or serving_engine(), metrics or Metrics()
+        self._warm_up = warm_up
         # These two are replaced, never changed: a reader sees one whole state without a lock.
         self._served: dict[str, ServedModel] = {}
         self._versions: dict[str, list[int]] = {}  # on disk at the last look, good or bad
@@ -212,6 +216,7 @@ class Registry:
     # The watcher.
 
     def _watch(self) -> None:
+        self._warm_up()
         while True:
             try:
                 self.poll()

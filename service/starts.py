@@ -10,7 +10,7 @@ import numpy as np
 from model_core import kernels_draws
 from model_core.randomness import START_STEP, VISIBLE_LAYER, chain_seeds, uniforms
 
-__all__ = ["binarize", "chain_seeds", "draw_seed", "in_blocks", "noise"]
+__all__ = ["binarize", "chain_seeds", "draw_seed", "in_blocks", "noise", "warm_up"]
 BLOCK_ROWS = 1024  # a few MB
 
 
@@ -24,6 +24,11 @@ def noise(seeds: np.ndarray, num_visible: int) -> np.ndarray:
     states = np.empty((len(seeds), num_visible), np.uint8)
     kernels_draws.noise(states, seeds)
     return states.view(bool)
+
+
+def warm_up() -> None:
+    """Compiles what `noise` calls."""
+    noise(chain_seeds(0, 1), 1)
 
 
 def binarize(pixels: np.ndarray, seeds: np.ndarray) -> np.ndarray:

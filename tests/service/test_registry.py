@@ -68,6 +68,20 @@ def break_version(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content)
 
 
+def test_compiled_code_is_there_before_the_first_model_is_served(tmp_path: Path) -> None:
+    add_version(tmp_path)
+    ready_before: list[bool] = []
+
+    def warm_up() -> None:
+        ready_before.append(registry.ready())
+
+    registry = make_registry(tmp_path, warm_up=warm_up)
+    registry.start()
+    wait_for(registry.ready)
+    registry.stop()
+    assert ready_before == [False]
+
+
 def test_starts_without_a_version_says_why_and_recovers(tmp_path: Path) -> None:
     registry = make_registry(tmp_path / "later", default_model="mnist", poll_seconds=0.01)
     with pytest.raises(NotReady, match="being loaded"):
