@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import CLIENT_GONE, Problem, new_request_id, problem_response, to_problem
-from service.logs import REQUESTS, request_id_now
+from service.logs import REQUESTS, Answered, request_id_now, request_log
 from service.metrics import Metrics
 
 logger = logging.getLogger(REQUESTS)
@@ -30,6 +30,7 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 _SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+PROBES = ("/healthz", "/readyz", "/metrics")
 # Documentation and probes: nothing here computes, and a browser cannot add a header to open a page.
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 OPEN_FOLDERS = ("/web/", "/problems/")
@@ -59,7 +60,7 @@ class RequestContext:
             route = getattr(inner.get("route"), "path", None) or "unmatched"
             status = answer.status or CLIENT_GONE
             self.metrics.answered(route, status, seconds, answer.num_bytes)
-            _log(scope, status, seconds)
+            self._log(scope, request_id, status, seconds)
             request_id_now.reset(token)
 
     async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
@@ -76,6 +77,11 @@ class RequestContext:
         problem = to_problem(error, logger, "unexpected error")
         if not answer.status and problem.status != CLIENT_GONE:
             await problem_response(problem, answer.request_id, scope["path"])(scope, receive, answer.send)
+
+    def _log(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        method, path = scope["method"], scope["path"]
+        level = logging.DEBUG if path in PROBES and status < 500 else logging.INFO
+        request_log.add(Answered(time.time(), level, request_id, method, path, status, seconds))
 
 
 class _Answer:
@@ -158,11 +164,3 @@ def _check_query(query: bytes) -> None:
     if twice:
         errors = [{"parameter": name, "detail": "given twice; send it once."} for name in twice]
         raise Problem(422, "; ".join(f"`{name}`: given twice; send it once." for name in twice), errors=errors)
-
-
-def _log(scope: Scope, status: int, seconds: float) -> None:
-    level = logging.DEBUG if scope["path"] in ("/healthz", "/readyz", "/metrics") and status < 500 else logging.INFO
-    fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 6)}
-    # %r: a path is the client's text, and a line break in it must not forge a line of the log.
-    values = (scope["method"], scope["path"], status, 1e3 * seconds)
-    logger.log(level, "%s %r %d %.1f ms", *values, extra={"fields": fields})

@@ -1,0 +1,83 @@
+"""The log of requests: written together, yet each line has its own time and id, and nobody's text can forge one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service import logs
+from service.logs import Answered, flush_logs, request_log, set_up_logs
+
+FLAGS = (
+    "_srcfile",
+    "logThreads",
+    "logProcesses",
+    "logMultiprocessing",
+)  # of the logging module, which `logs` turns off
+Written = Callable[[], list[str]]
+
+
+@pytest.fixture
+def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
+    """The lines that a server would have written to stderr; this process gets its logs back afterwards."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, request_log.gathering
+    flags = {name: getattr(logging, name) for name in FLAGS}
+    yield lambda: capsys.readouterr().err.splitlines()
+    root.handlers[:], request_log.gathering = before[0], before[2]
+    root.setLevel(before[1])
+    for name, flag in flags.items():
+        setattr(logging, name, flag)
+
+
+def answered(path: str = "/sample", status: int = 200, *, age: float = 0.0, level: int = logging.INFO) -> Answered:
+    return Answered(time.time() - age, level, f"id{status}", "GET", path, status, 0.0123)
+
+
+def test_lines_wait_and_keep_their_order_times_and_ids(written: Written) -> None:
+    set_up_logs("json", "info")
+    for status, age in ((200, 7200.0), (404, 3600.0)):
+        request_log.add(answered(status=status, age=age))
+    assert written() == []
+    flush_logs()
+    first, second = map(json.loads, written())
+    assert (first["request_id"], first["status"], first["seconds"]) == ("id200", 200, 0.0123)
+    assert (second["request_id"], second["status"]) == ("id404", 404)
+    hours = [int(entry["time"][11:13]) for entry in (first, second)]
+    assert hours == [time.gmtime(time.time() - age).tm_hour for age in (7200.0, 3600.0)]
+
+
+def test_a_line_break_in_a_path_forges_no_line(written: Written) -> None:
+    set_up_logs("console", "info")
+    request_log.add(answered("/x\n12:00:00 info    id GET '/admin' 200"))
+    flush_logs()
+    (line,) = written()
+    assert " id200 GET " in line
+
+
+def test_a_level_that_is_off_is_left_out(written: Written) -> None:
+    set_up_logs("console", "info")
+    request_log.add(answered("/healthz", level=logging.DEBUG))
+    flush_logs()
+    assert written() == []
+
+
+def test_a_crowd_of_lines_does_not_wait_for_the_clock(written: Written) -> None:
+    set_up_logs("console", "info")
+    for _ in range(2500):
+        request_log.add(answered())
+    assert len(request_log._waiting) < 1000
+    flush_logs()
+    assert len(written()) == 2500
+
+
+def test_under_another_server_lines_go_out_at_once(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logs.REQUESTS):
+        client.get("/sample?steps=1&scale=1", headers={"X-Request-ID": "mine"})
+    (record,) = caplog.records
+    assert record.getMessage().startswith("GET '/sample' 200") and record.__dict__["request_id"] == "mine"
