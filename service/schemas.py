@@ -57,7 +57,8 @@ TimeoutHeader = Annotated[Seconds | Absent, Header(description="As `timeout`; th
 class ModelParams(BaseModel):
     """Which model answers, and by when."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    # Frozen: a route remembers what a query string said, for whoever sends it again.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: ModelName | Absent = Field(None, description="Default: the default model.")
     version: Version | Absent = Field(None, description="Default: the newest that verifies.")
@@ -131,7 +132,7 @@ class FiltersParams(ModelParams):
 class NoParams(BaseModel):
     """A route without parameters: one that comes anyway is a typo."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ProblemBody(BaseModel):

@@ -7,10 +7,9 @@ A server that stops tells whoever still waits: the last event of a stream, or 50
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -33,16 +32,14 @@ class Lifecycle:
         self._listeners: set[Callable[[], None]] = set()
         self._telling = asyncio.ensure_future(self._tell())
 
-    @contextlib.contextmanager
-    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Calls `listener` when `stop` is set, or now if it was."""
+    def tell(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` when `stop` is set, or now if it was; until `forget`."""
         self._listeners.add(listener)
         if self._telling.done():
             listener()
-        try:
-            yield
-        finally:
-            self._listeners.discard(listener)
+
+    def forget(self, listener: Callable[[], None]) -> None:
+        self._listeners.discard(listener)
 
     async def _tell(self) -> None:
         await self.stop.wait()
@@ -79,16 +76,21 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
     def left(_: asyncio.Future[None]) -> None:
         interrupt(ClientDisconnect())
 
-    leaving = asyncio.ensure_future(gone(request))
+    def stopping() -> None:
+        interrupt(busy(503, _STOPPED, 1.0))
+
+    lifecycle = request.app.state.lifecycle
+    leaving = asyncio.get_running_loop().create_task(gone(request))
     leaving.add_done_callback(left)
     try:
-        with request.app.state.lifecycle.listening(lambda: interrupt(busy(503, _STOPPED, 1.0))):
-            return await work
+        lifecycle.tell(stopping)
+        return await work
     except asyncio.CancelledError:
         if reasons and task.uncancel() <= before:
             raise reasons.pop() from None  # the frame, which the traceback holds, lets go of it
         raise
     finally:
+        lifecycle.forget(stopping)
         leaving.remove_done_callback(left)
         leaving.cancel()
 
