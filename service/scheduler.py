@@ -1,6 +1,6 @@
 """Runs the chains of many requests side by side (DESIGN section 5).
 
-Engine threads, one a core, do **slices** of 2 to 4 ms of work (8 in a crowd) from one line; nothing is ever waited for:
+Engine threads, one a core, do **slices** of 2 to 4 ms of work, 16 in a crowd, from one line; nothing is waited for:
 
     submit --admission--> line --pick--> the crew: engine.advance --settle--> line again, or a frame, or the end
 
@@ -56,7 +56,7 @@ class Scheduler:
       engine: advances chains; None is `serving_engine()`.
       num_threads: engine threads; None is one a core.
       slice_seconds: work between two looks at the line; up to twice that, if it takes somebody to the end, and up to
-        four times in a crowd of jobs of one size.
+        eight times in a crowd of jobs of one size.
       max_queue_seconds: work that may stand before a job that is accepted.
       max_job_seconds: work in one job, alone on an idle server.
       stall_seconds: `health` complains about a call of the engine that lasts longer.

@@ -92,7 +92,7 @@ def test_the_next_slice_is_known_before_it_is_taken() -> None:
             assert told[-1] == (turns[0].num_steps == turns[0].part.leg)
             scheduler.run_slice(turns)
         assert not scheduler._roster.next_is_whole
-        assert told.count(True) >= 3 + 40 // 2 and told.count(False) >= 3 * 15
+        assert told.count(True) >= 3 + 40 // 4 and told.count(False) >= 3 * 15
 
     asyncio.run(check())
 
@@ -124,11 +124,22 @@ def next_slice(scheduler: Scheduler) -> int:
 
 def test_a_slice_is_longer_in_a_crowd_of_equals() -> None:
     async def check() -> None:
-        for num_jobs, budgets in ((4, 2), (16, 2), (24, 3), (64, 4)):
+        for num_jobs, budgets in ((4, 2), (6, 3), (10, 5), (16, 8), (64, 8)):
             scheduler, _ = make_scheduler()
             for seed in range(num_jobs):
                 scheduler.submit(make_job(SLICE, seed=seed))
             assert next_slice(scheduler) == budgets * SLICE, num_jobs
+
+    asyncio.run(check())
+
+
+def test_no_job_that_would_be_cut_is_taken_whole_in_a_crowd() -> None:
+    async def check() -> None:
+        scheduler, _ = make_scheduler()
+        for seed in range(16):
+            scheduler.submit(make_job(3 * SLICE, seed=seed))
+        for _ in range(2 * 16):
+            assert next_slice(scheduler) <= 2 * SLICE
 
     asyncio.run(check())
 
