@@ -7,26 +7,16 @@ makes every figure a little worse than a client elsewhere would see. Everything 
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from model_core import bench
 from model_core.bench_load import Client, Shot, poisson_times, schedule, with_status
 from model_core.bench_process import ServerError, ServerProcess
-from model_core.chains import Chains
-from model_core.randomness import chain_seeds, noise
+from model_core.bench_saturation import MANY_PATH, PATH, STEPS, kernel_ms, saturate
 from model_core.rbm import RBMParams
 
-STEPS = 500
-PATH = f"/sample?steps={STEPS}"
-_MANY = 8
-MANY_PATH = f"{PATH}&n={_MANY}"
 SHORT, LONG = "/sample?steps=20", "/sample?steps=5000"
 _LONG_SHARE, _MIXED_LOAD = 0.1, 0.5  # of the requests; of capacity, in steps
 _LIMITS = {2.0: 0.9, 5.0: 0.9, 10.0: 0.8}  # goodput as a share of capacity, by overload
@@ -41,18 +31,16 @@ class Options:
 
     seconds: float = 10.0  # of each load
     loads: tuple[float, ...] = (0.5, 1.0, 2.0, 5.0, 10.0)  # times capacity
-    concurrency: int = 16  # of the closed loop that finds capacity
+    clients: tuple[int, ...] = (16, 32, 64)  # of the closed loops that find capacity; 64 is all that the door lets in
     seed: int = 0
 
 
 async def run(server: ServerProcess, params: RBMParams, options: Options) -> dict[str, Any]:
     """All figures of a server that is ready and serves `params`."""
     started_on = bench.computer()
-    raw, kernel = _raw_speed(params), _kernel_ms(params)
-    idle = await _idle(server)
-    before = server.memory_mb()
-    capacity = await _capacity(server, options, PATH)
-    many = await _capacity(server, options, MANY_PATH)
+    kernel, idle, before = kernel_ms(params), await _idle(server), server.memory_mb()
+    saturation = await saturate(server, params, options.clients, options.seconds / 5)
+    capacity = saturation["capacity_per_second"]
     mixed = await _mixed(server, capacity, options)
     loads = [await _load(server, capacity, times, options) for times in options.loads]
     figures = {
@@ -60,16 +48,9 @@ async def run(server: ServerProcess, params: RBMParams, options: Options) -> dic
         "schema": bench.SCHEMA,
         "computer": started_on,
         "path": PATH,
-        "raw_chain_steps_per_second": raw,
         "kernel_ms": kernel,
         "idle_ms": _milliseconds(with_status(idle, 200)),
-        "capacity_per_second": capacity,
-        "share_of_raw": capacity * STEPS / raw,
-        "share_of_raw_8_chains": many * _MANY * STEPS / raw,
-        # What one chain after the other does on one core: a server that shares its cores with its clients can be
-        # above it, and is above it where HTTP costs less than the second core brings.
-        "share_of_one_core": capacity * kernel / 1e3,
-        "share_of_one_core_8_chains": many * _MANY * kernel / 1e3,
+        **saturation,
         "memory_mb": {"before": before, "after": server.memory_mb(), "peak": _highest(loads)},
         "loads": loads,
         "mixed": mixed,
@@ -120,53 +101,12 @@ def describe(figures: dict[str, Any]) -> str:
     head = (
         f"{figures['path']}: {bench.cell(kernel)} ms in the kernel alone, {bench.cell(idle['p50'])} ms through HTTP on "
         f"an idle server (p99 {bench.cell(idle['p99'])} ms). Capacity {bench.cell(figures['capacity_per_second'])}/s, "
-        f"{bench.cell(100 * figures['share_of_raw'])} % of the raw {bench.cell(raw)} chain-steps/s of all cores, "
-        f"{bench.cell(0.1 * figures['capacity_per_second'] * kernel)} % of one core's. Memory "
-        f"{bench.cell(memory['before'])} MB idle, {bench.cell(memory['peak'])} MB at its peak, "
+        f"with {figures['clients']} clients, {bench.cell(100 * figures['share_of_raw'])} % of {bench.cell(raw)} bare "
+        f"chain-steps/s. Memory {bench.cell(memory['before'])} MB idle, {bench.cell(memory['peak'])} MB at its peak, "
         f"{bench.cell(memory['after'])} MB after. p99 of {SHORT}: {bench.cell(alone)} ms alone, {bench.cell(beside)} "
         f"ms beside {LONG} ({bench.cell(mixed['requests_per_second'])} requests/s in all)."
     )
     return "\n\n".join([head, bench.describe_computer(figures["computer"]), table, bench.lines_table(figures["lines"])])
-
-
-def _chains(params: RBMParams, count: int, seed: int) -> Chains:
-    seeds = chain_seeds(seed, count)
-    steps, zeros = np.full(count, STEPS, np.int64), np.zeros(count, np.int64)
-    return Chains(noise(seeds, params.num_visible), seeds, steps, zeros, np.ones(count, np.float32), None)
-
-
-def _kernel_ms(params: RBMParams) -> float:
-    """Median of what the engine alone takes for one request."""
-    from model_core.engine_numba import NumbaEngine
-
-    engine = NumbaEngine(num_threads=1)
-    prepared = engine.prepare(params)
-
-    def work(seed: int) -> None:
-        engine.advance(prepared, _chains(params, 1, seed))
-
-    return 1e3 * statistics.median([bench.seconds_of(work, seed) for seed in range(60)][10:])
-
-
-def _raw_speed(params: RBMParams, seconds: float = 2.0) -> float:
-    """Chain-steps a second of the engine on all cores, for chains one by one, while the server is idle."""
-    from model_core.engine_numba import NumbaEngine
-
-    engine = NumbaEngine(num_threads=1)
-    prepared = engine.prepare(params)
-    engine.advance(prepared, _chains(params, 1, 0))
-
-    def work(thread: int) -> int:
-        done, deadline = 0, time.perf_counter() + seconds
-        chains = _chains(params, 1, thread)
-        while time.perf_counter() < deadline:
-            engine.advance(prepared, chains)
-            done += STEPS
-        return done
-
-    num_threads = bench.computer()["cores"]
-    with ThreadPoolExecutor(num_threads) as pool:
-        return sum(pool.map(work, range(num_threads))) / seconds
 
 
 async def _idle(server: ServerProcess) -> list[Shot]:
@@ -177,18 +117,6 @@ async def _idle(server: ServerProcess) -> list[Shot]:
     if statuses != [200]:
         raise ServerError(f"An idle server answered GET {PATH} with status {statuses} (0: not at all), not 200.")
     return shots
-
-
-async def _capacity(server: ServerProcess, options: Options, path: str) -> float:
-    """Answers a second of a few clients that ask without a pause; the median of three tries."""
-    seconds = max(1.0, options.seconds / 3)
-    found = []
-    for _ in range(3):
-        async with Client(server.host, server.port) as client:
-            shots = await client.closed_loop(path, concurrency=options.concurrency, seconds=seconds)
-        found.append(sum(shot.status == 200 for shot in shots) / seconds)
-        await asyncio.sleep(0.5)
-    return statistics.median(found)
 
 
 async def _load(server: ServerProcess, capacity: float, times: float, options: Options) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def test_service_figures_become_lines_and_a_table() -> None:
         "kernel_ms": 3.0,
         "idle_ms": quantiles,
         "capacity_per_second": 170.0,
+        "clients": 32,
         "share_of_raw": 0.85,
         "share_of_raw_8_chains": 0.95,
         "memory_mb": {"before": 100.0, "after": 120.0, "peak": 130.0},
@@ -159,7 +160,7 @@ def test_service_bench_of_a_real_process(small: RBMParams, tmp_path: Path, capsy
     from model_core.model_store import publish
 
     publish(tmp_path, "mnist", small, image_shape=(4, 5), manifest={})
-    options: dict[str, Any] = {"seconds": 0.3, "loads": (0.5, 2.0), "concurrency": 2}
+    options: dict[str, Any] = {"seconds": 0.3, "loads": (0.5, 2.0), "clients": (2, 4)}
     figures, text = cli_bench._service(options, None, tmp_path, None)
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert figures["capacity_per_second"] > 0 and figures["memory_mb"]["peak"] > 10
