@@ -76,8 +76,7 @@ class LimitedProtocol(HttpToolsProtocol):
         between = self._phase == "idle" or (self._phase == "head" and not self._received)
         if between and not self._reading and (refusal := self.door.refusal(data)) is not None:
             self._enter("idle")
-            self.transport.write(refusal)
-            self.transport.flush()  # type: ignore[attr-defined]
+            self.transport.write_now(refusal)  # type: ignore[attr-defined]
             self._unset_keepalive_if_required()
             self._expect_more()
         elif self._phase == "work":

@@ -35,6 +35,11 @@ class GatheringTransport:
         if len(data) > _LARGE or len(self._waiting) > _MANY:
             self.flush()
 
+    def write_now(self, data: bytes) -> None:
+        """Sends at once, behind what waits."""
+        self._waiting.append(data)
+        self.flush()
+
     def flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting and not self.is_closing():
