@@ -211,7 +211,8 @@ def make_chains(
         ("first_step", first_step, np.int64),
         ("temperature", temperature, np.float32),
     ):
-        options[name] = np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype), num_chains))
+        # A copy: for a view of one number, which cannot be written to, everything would be compiled once more.
+        options[name] = np.array(np.broadcast_to(np.asarray(value, dtype), num_chains))
     if (options["num_steps"] < 0).any() or (options["first_step"] < 0).any():
         raise ValueError(f"`num_steps` and `first_step` must not be negative. Received: {num_steps}, {first_step}")
     if not (np.isfinite(options["temperature"]) & (options["temperature"] > 0)).all():
@@ -222,7 +223,7 @@ def make_chains(
             raise ValueError(
                 f"`clamp` must be a mask [{params.num_visible}] or {list(visible.shape)}. Received shape {clamp.shape}."
             )
-        clamp = np.ascontiguousarray(np.broadcast_to(clamp, visible.shape))
+        clamp = np.array(np.broadcast_to(clamp, visible.shape))
     states = np.ascontiguousarray(visible, np.float32 if mode == "mean_field" else np.uint8)
     return Chains(states, np.ascontiguousarray(seeds, np.uint64), clamp=clamp, **options)
 

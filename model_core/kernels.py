@@ -69,6 +69,13 @@ def _turn(work, side, chain, num_units, rows_a_pass):
 
 
 @jit
+def _copy(target, source):
+    """An assignment between arrays would bring code with it that puts an error message together: 3 s to compile."""
+    for n in range(len(source)):
+        target[n] = source[n]
+
+
+@jit
 def start(work, starts, v, h, tiles):
     """Puts a block of chains at `starts`: from all units off, the rows of those that are on are added."""
     v.state[:] = 0
@@ -78,8 +85,8 @@ def start(work, starts, v, h, tiles):
     work.passes[:] = 0
     num_visible = starts.shape[1]
     for chain in range(len(starts)):
-        work.flips[:num_visible] = starts[chain]
         work.flips[num_visible:] = 0
+        _copy(work.flips, starts[chain])
         _turn(work, v, chain, num_visible, 8)
     add_first_rows(h.sums, tiles, work.turned_on, work.passes)
 
@@ -115,21 +122,28 @@ def gibbs(visible, probs, hidden_sums, seeds, num_steps, first_step, temperature
                     _turn(work, v, c, to_visible.width, 4)
             add_rows(h.sums, to_hidden.tiles, work.turned_on, work.turned_off, work.passes)
         for c in range(len(starts)):
-            visible[first + c] = v.state[c, : to_visible.width]
+            _copy(visible[first + c], v.state[c, : to_visible.width])
             if len(hidden_sums) > 0:
-                hidden_sums[first + c] = h.sums[c]
+                _copy(hidden_sums[first + c], h.sums[c])
             if len(probs) > 0 and steps[c] == 0:
-                probs[first + c] = starts[c]
+                _copy(probs[first + c], starts[c])
             elif len(probs) > 0:
                 look(probs[first + c], v.sums[c], to_visible.bias, unit * cooling[c], cooling[c])
                 if len(clamp) > 0:
-                    probs[first + c] = np.where(clamp[first + c], visible[first + c], probs[first + c])
+                    _show_kept(probs[first + c], clamp[first + c], visible[first + c])
 
 
 @jit
 def _keep(flips, clamp):
     for j in range(len(clamp)):
         flips[j] &= np.uint8(not clamp[j])
+
+
+@jit
+def _show_kept(probs, clamp, visible):
+    for i in range(len(probs)):
+        if clamp[i]:
+            probs[i] = visible[i]
 
 
 @jit
@@ -265,7 +279,7 @@ def mean_field(visible, num_steps, temperature, clamp, weights, transposed, visi
 
 @jit
 def _mean_field_half(state, rows, bias, cooling, probs):
-    probs[:] = bias
+    _copy(probs, bias)
     for i in range(len(state)):
         if state[i] != np.float32(0.0):
             for j in range(len(probs)):

@@ -13,6 +13,7 @@ import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba.core import config, types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 from model_core.randomness import GAMMA, MIX_1, MIX_2, START_STEP, VISIBLE_LAYER
@@ -48,13 +49,32 @@ def _cache_folder() -> str:
 _CACHE_FOLDER = _cache_folder()
 
 
+class _Cache(FunctionCache):
+    """Numba's, but a full disk or a damaged file costs no more than the time to compile."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # what is cut off can raise anything
+            with suppress(OSError):
+                self.flush()  # to an empty index
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
 def jit(function: Callable[..., Any]) -> Any:
     """Compiles a function on its first call; the code is kept for the next process."""
-    before, config.CACHE_DIR = config.CACHE_DIR, _CACHE_FOLDER  # Numba reads it when it decorates
-    try:
-        return nb.njit(nogil=True, cache=bool(_CACHE_FOLDER), error_model="numpy")(function)
-    finally:
-        config.CACHE_DIR = before
+    compiled = nb.njit(nogil=True, error_model="numpy")(function)
+    if _CACHE_FOLDER:
+        before, config.CACHE_DIR = config.CACHE_DIR, _CACHE_FOLDER  # Numba reads it here
+        try:
+            compiled._cache = _Cache(function)  # as `cache=True` does it with Numba's own
+        finally:
+            config.CACHE_DIR = before
+    return compiled
 
 
 _inline = nb.njit(nogil=True, inline="always", error_model="numpy")

@@ -36,11 +36,11 @@ def package(tmp_path: Path) -> Path:
     return package
 
 
-def run(package: Path) -> tuple[float, int]:
+def run(package: Path, before: str = "") -> tuple[float, int]:
     """What the probe returns in a new process, and how often its code was found in the cache."""
     cache = {"XDG_CACHE_HOME": str(package.parent / "cache"), "PYTHONPATH": str(package.parent)}
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | cache
-    command = [sys.executable, "-c", RUN]
+    command = [sys.executable, "-c", before + RUN]
     done = subprocess.run(command, env=environment, cwd=package.parent, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     value, hits = done.stdout.split()
@@ -71,3 +71,21 @@ def test_without_any_place_it_is_compiled_anew(package: Path) -> None:
     (package.parent / "cache").write_text("nor here")
     assert run(package) == (1.0, 0)
     assert run(package) == (1.0, 0)
+
+
+def test_damaged_files_are_replaced(package: Path) -> None:
+    assert run(package) == (1.0, 0)
+    for kind in ("nbi", "nbc"):
+        assert run(package) == (1.0, 1)
+        (damaged,) = package.rglob(f"*probe-*.{kind}")
+        damaged.write_bytes(damaged.read_bytes()[:-50])
+        assert run(package) == (1.0, 0)
+    assert run(package) == (1.0, 1)
+
+
+def test_on_a_full_disk_it_is_compiled_anew(package: Path) -> None:
+    full = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    full += "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+    assert run(package, full) == (1.0, 0)
+    assert run(package, full) == (1.0, 0)
+    assert run(package) == (1.0, 0) and run(package) == (1.0, 1)
