@@ -18,10 +18,9 @@ from service.pictures import picture_pixels, render
 from service.schemas import ChainParams
 
 if TYPE_CHECKING:
-    from service.registry import ServedModel
+    from service.served_model import ServedModel
 
 MAX_PICTURE_PIXELS = 32_000_000  # about a second of encoding
-SMALL_PICTURE_PIXELS = 65_536  # some 50 microseconds as a PNG: a digit at the default scale
 MAX_WEBP_PIXELS = 4_000_000  # as MAX_PICTURE_PIXELS, for its slower compression
 MAX_PICTURE_SIDE = 16_383  # WebP's own limit
 MAX_TEXT_NUMBERS = 8_000_000  # about 100 MB of JSON

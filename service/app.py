@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from service import deflate, routes, routes_arrays, routes_chains, routes_models, starts
 from service.errors import add_error_table
 from service.metrics import Metrics
-from service.middleware import ApiKeys, RequestContext
+from service.middleware import ApiKeys, Cors, Problems, RequestContext
 from service.openapi import describe, package_version
 from service.registry import Registry
 from service.scheduler import Scheduler
@@ -77,6 +76,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         poll_seconds=settings.reload_seconds,
         metrics=state.metrics,
         warm_up=_warm_up,
+        expect=state.scheduler.expect,
     )
     state.scheduler.start()
     state.registry.start()
@@ -101,12 +101,13 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     digests = settings.key_digests()
     if digests:
         app.add_middleware(ApiKeys, digests=digests)
+    app.add_middleware(Problems, max_header_bytes=settings.max_header_bytes)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["Content-Type", "X-API-Key", "Authorization", "X-Request-ID", "X-Request-Timeout"],
             expose_headers=EXPOSED_HEADERS,
         )
-    app.add_middleware(RequestContext, max_header_bytes=settings.max_header_bytes, metrics=app.state.metrics)
+    app.add_middleware(RequestContext, metrics=app.state.metrics)

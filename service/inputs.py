@@ -17,7 +17,7 @@ from service.uploads import Body
 InvertName = Literal["auto", "true", "false"]
 
 if TYPE_CHECKING:
-    from service.registry import ServedModel
+    from service.served_model import ServedModel
 
 
 class Pixels(NamedTuple):

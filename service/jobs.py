@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from service.registry import ServedModel
+    from service.served_model import ServedModel
 
 MODES = ("gibbs", "mean_field", "equilibrium")
 FRAME_STEPS = 4  # what a frame costs more, in steps a chain: the engine starts anew, and Python puts the frame together
@@ -40,6 +40,13 @@ class Rank(NamedTuple):
 
     kind: Kind
     size: int  # about log2 of its work in weights passed
+
+
+def kind_of(model: ServedModel, mode: str) -> Kind:
+    """A round of equilibrium sampling visits every rung: as if the model had so many more hidden units."""
+    sampler = model.sampler if mode == "equilibrium" else None
+    factor = 1 if sampler is None else sampler.steps_a_round
+    return Kind(model.num_visible, factor * model.num_hidden, mode)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +79,7 @@ class ChainJob:
         visible = self.visible.view(np.uint8) if self.visible.dtype == bool else self.visible
         num_chains = len(visible)
         num_frames = 1 + math.ceil(self.num_steps / self.every) if self.every else 1
-        cost, kind = num_chains * (self.num_steps + FRAME_STEPS * num_frames), self._find_kind()
+        cost, kind = num_chains * (self.num_steps + FRAME_STEPS * num_frames), kind_of(self.model, self.mode)
         # Powers of two: jobs of about the same size share a rank, and keep the order in which they came.
         rank = Rank(kind, (cost * kind.num_visible * kind.num_hidden).bit_length())
         vars(self).update(
@@ -109,12 +116,6 @@ class ChainJob:
             raise ValueError(f"`visible` must hold only 0 and 1 in mode {self.mode}; binarise grey images first.")
         if not (self.visible.min() >= 0 and self.visible.max() <= 1):
             raise ValueError("`visible` must hold numbers between 0 and 1.")
-
-    def _find_kind(self) -> Kind:
-        # A round of equilibrium sampling visits every rung: as if the model had so many more hidden units.
-        sampler = self.model.sampler if self.mode == "equilibrium" else None
-        factor = 1 if sampler is None else sampler.steps_a_round
-        return Kind(self.model.num_visible, factor * self.model.num_hidden, self.mode)
 
     @property
     def frame_bytes(self) -> int:
@@ -169,7 +170,7 @@ class UnknownVersion(LookupError):
     """This model has no such version that verifies; `versions` are those on disk, `problem` says why if it is bad."""
 
     def __init__(self, name: str, version: int, versions: Sequence[int], problem: str | None = None) -> None:
-        why = f"cannot be used: {problem}" if problem else "does not exist"
+        why = f"cannot be used: {problem.rstrip('.')}" if problem else "does not exist"
         listed = ", ".join(str(number) for number in versions) or "none"
         super().__init__(f"Version {version} of model {name!r} {why}. Versions on disk: {listed}.")
         self.name, self.version, self.versions, self.problem = name, version, list(versions), problem

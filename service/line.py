@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
-from service.jobs import Kind
+from service.jobs import Kind, Rank
 from service.running import Part, Run
 
-OLDEST_EVERY = 4  # every so many slices one goes to the oldest job
+OLDEST_SHARE = 1 / 4  # of all work goes to the oldest run
 _MOST = 2  # budgets in a slice: a short rest is not worth a slice of its own, nor is each of many small jobs
 # Each slice costs the event loop about 0.17 ms, and chains side by side fetch the weights once for all of them. So in a
-# crowd half of the parts that wait may go together: a tenth more is answered. Who comes then waits up to 16 ms for a
-# slice to end, where it was 4.
+# crowd half of the parts that are alike may go together: a tenth more is answered. Who comes then waits up to 16 ms for
+# a thread, where it was 4.
 _CROWD, _MOST_IN_CROWD = 2, 8
+_MOST_OWED = _MOST_IN_CROWD // _MOST  # budgets that the oldest is given at a time
 
 
 class Turn(NamedTuple):
@@ -29,8 +31,8 @@ class Turn(NamedTuple):
 class Line:
     """Runs with parts that wait, small sizes first, then in the order in which they came.
 
-    Every fourth slice goes to the oldest run instead, whatever its size. So a short job is never held up by more
-    than one slice in four, and no stream of short jobs can starve a long one.
+    For every three budgets of others the oldest run is owed one, whatever its size. So a short job is held up little,
+    and no stream of short jobs can starve a long one.
 
     Args:
       sharing: whether chains of several jobs may go into one call of the engine.
@@ -39,65 +41,82 @@ class Line:
     def __init__(self, *, sharing: bool) -> None:
         self._sharing = sharing
         self._runs: list[Run] = []  # those with a waiting part, in order
-        self._num_parts = 0
-        self._num_picks = 0
+        self._num_waiting: Counter[Rank] = Counter()  # parts
+        self._owed = 0.0  # budgets, to the oldest run
 
     def __len__(self) -> int:
-        return self._num_parts
+        return self._num_waiting.total()
 
     def put(self, part: Part) -> None:
         run = part.run
         if not run.waiting:
             insort(self._runs, run, key=attrgetter("order"))
         insort(run.waiting, part, key=attrgetter("order"))
-        self._num_parts += 1
+        self._num_waiting[run.rank] += 1
 
     def drop(self, run: Run) -> None:
         """Takes all parts of a run out."""
         if run.waiting:
             self._runs.remove(run)
-            self._num_parts -= len(run.waiting)
+            self._num_waiting[run.rank] -= len(run.waiting)
             run.waiting.clear()
 
     def pick(self, chain_steps: Callable[[Kind], int], num_takers: int = 1) -> list[Turn]:
         """Takes the parts of the next slice out; an empty list if nobody waits.
 
         Args:
-          chain_steps: work of one slice for jobs of a kind.
+          chain_steps: work of one slice for jobs of a kind: its budget.
           num_takers: threads that want work now. They share what waits, else the first would take it all.
         """
         if not self._runs:
             return []
-        lead = self._lead()
-        self._num_picks += 1
-        turns = self._fill(lead, chain_steps(lead.rank.kind), math.ceil(self._num_parts / num_takers))
+        lead, num_budgets = self._lead()
+        budget = chain_steps(lead.rank.kind)
+        turns = self._fill(lead, num_budgets * budget, budget, num_takers)
+        self._account(turns, budget)
         for turn in turns:
             turn.part.run.waiting.remove(turn.part)
-        self._num_parts -= len(turns)
+            self._num_waiting[turn.part.run.rank] -= 1
         self._runs = [run for run in self._runs if run.waiting]
         return turns
 
     def next_is_whole(self, chain_steps: Callable[[Kind], int]) -> bool:
         """Whether the next slice takes somebody to a frame or the end; False if it is a piece of a long way."""
-        return bool(self._runs) and _is_whole((lead := self._lead()).waiting[0], chain_steps(lead.rank.kind))
+        if not self._runs:
+            return False
+        lead, num_budgets = self._lead()
+        return _is_whole(lead.waiting[0], num_budgets * chain_steps(lead.rank.kind))
 
-    def _lead(self) -> Run:
-        """Whose turn it is."""
-        if (self._num_picks + 1) % OLDEST_EVERY:
-            return self._runs[0]
+    def _lead(self) -> tuple[Run, int]:
+        """Whose turn it is, and for how many budgets."""
+        if self._owed < 1:
+            return self._runs[0], 1
+        return self._oldest(), min(int(self._owed), _MOST_OWED)
+
+    def _oldest(self) -> Run:
         return min(self._runs, key=attrgetter("sequence"))
 
-    def _fill(self, lead: Run, budget: int, max_parts: int) -> list[Turn]:
-        """The lead's first part, cut to the slice; then whoever is next in line, as long as it fits whole."""
-        first = lead.waiting[0]
-        num_steps = first.leg if _is_whole(first, budget) else max(1, budget // first.num_chains)
+    def _account(self, turns: list[Turn], budget: int) -> None:
+        """Enters who is given what in a slice."""
+        oldest = self._oldest()
+        for part, num_steps in turns:
+            num_budgets = num_steps * part.num_chains / budget
+            self._owed += -num_budgets if part.run is oldest else num_budgets * OLDEST_SHARE / (1 - OLDEST_SHARE)
+        self._owed = min(max(0.0, self._owed), _MOST_OWED)
+
+    def _fill(self, lead: Run, allowance: int, budget: int, num_takers: int) -> list[Turn]:
+        """The lead's first part, cut to the allowance; then whoever is next in line, as long as it fits whole."""
+        first, num_alike = lead.waiting[0], self._num_waiting[lead.rank]
+        alike = _is_whole(first, allowance)
+        num_steps = first.leg if alike else max(1, allowance // first.num_chains)
         turns = [Turn(first, num_steps)]
         work = num_steps * first.num_chains
+        max_parts = len(self) if num_takers == 1 else math.ceil(num_alike / num_takers)
         for part in self._companions(lead):
             work += part.leg * part.num_chains
             # Small jobs never wait for large ones in the same slice of a crowd, only for their like.
-            alike = part.run.rank == lead.rank and _is_whole(first, budget) and _is_whole(part, budget)
-            most = _MOST_IN_CROWD if alike and len(turns) < self._num_parts // _CROWD else _MOST
+            alike = alike and part.run.rank == lead.rank and _is_whole(part, budget)
+            most = _MOST_IN_CROWD if alike and len(turns) < num_alike // _CROWD else _MOST
             # A part that is cut has to be set up once more, so only the lead's is.
             if len(turns) >= max_parts or work > most * budget:
                 break

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import CLIENT_GONE, Problem, new_request_id, problem_response, to_problem
-from service.logs import REQUESTS, Answered, request_id_now, request_log
+from service.logs import REQUESTS, Answered, log_request, request_id_now
 from service.metrics import Metrics
 
 logger = logging.getLogger(REQUESTS)
@@ -30,6 +32,10 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 _SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_ANSWER = "rbm.answer"  # where in the scope
+# What the connection and the context of a request tell each other in its scope: its id, and the status of a refusal
+# that came from below.
+REQUEST_ID, REFUSED = "rbm.request_id", "rbm.refused"
 PROBES = ("/healthz", "/readyz", "/metrics")
 # Documentation and probes: nothing here computes, and a browser cannot add a header to open a page.
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
@@ -37,51 +43,36 @@ OPEN_FOLDERS = ("/web/", "/problems/")
 
 
 class RequestContext:
-    """Outermost: request id, security headers, log line, metrics, HEAD, head limits, and 500 as a problem document."""
+    """Outermost: request id, security headers, log line, metrics, HEAD."""
 
-    def __init__(self, app: ASGIApp, max_header_bytes: int, metrics: Metrics) -> None:
-        self.app, self.max_header_bytes, self.metrics = app, max_header_bytes, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
-        inner = {**scope, "state": {**scope.get("state", {}), "request_id": request_id}}
+        request_id = scope[REQUEST_ID] = _request_id(scope)
+        answer = _Answer(send, request_id, without_body=scope["method"] == "HEAD")
+        inner = {**scope, "state": {**scope.get("state", {}), "request_id": request_id}, _ANSWER: answer}
         if scope["method"] == "HEAD":
             inner["method"] = "GET"
-        answer = _Answer(send, request_id, without_body=scope["method"] == "HEAD")
         token = request_id_now.set(request_id)
         try:
-            await self._run(inner, _counted(receive, self.metrics), answer)
+            await self.app(inner, _counted(receive, self.metrics), answer.send)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(inner.get("route"), "path", None) or "unmatched"
-            status = answer.status or CLIENT_GONE
+            status = answer.status or scope.get(REFUSED) or CLIENT_GONE
             self.metrics.answered(route, status, seconds, answer.num_bytes)
             self._log(scope, request_id, status, seconds)
             request_id_now.reset(token)
 
-    async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        try:
-            _check_head(scope, self.max_header_bytes)
-            _check_query(scope["query_string"])
-            await self.app(scope, receive, answer.send)
-        except Exception as error:
-            await self._refuse(error, scope, receive, answer)
-
-    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        """Answers an error. Not in `_run`: a frame that the error went through must not hold it, or both, and with them
-        the whole upload, wait for the next look for garbage."""
-        problem = to_problem(error, logger, "unexpected error")
-        if not answer.status and problem.status != CLIENT_GONE:
-            await problem_response(problem, answer.request_id, scope["path"])(scope, receive, answer.send)
-
     def _log(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         method, path = scope["method"], scope["path"]
         level = logging.DEBUG if path in PROBES and status < 500 else logging.INFO
-        request_log.add(Answered(time.time(), level, request_id, method, path, status, seconds))
+        log_request(Answered(time.time(), level, request_id, method, path, status, seconds))
 
 
 class _Answer:
@@ -105,6 +96,43 @@ class _Answer:
         await self._send(message)
 
 
+class Problems:
+    """Every error becomes a problem document, 500 too. Inside CORS: a page may read why it was refused."""
+
+    def __init__(self, app: ASGIApp, max_header_bytes: int) -> None:
+        self.app, self.max_header_bytes = app, max_header_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            _check_head(scope, self.max_header_bytes)
+            _check_query(scope["query_string"])
+            await self.app(scope, receive, send)
+        except Exception as error:
+            await self._refuse(error, scope, receive, send)
+
+    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers an error. A function of its own: a frame that the error went through must not hold it, or both, and
+        with them the whole upload, wait for the next look for garbage."""
+        problem, answer = to_problem(error, logger, "unexpected error"), scope[_ANSWER]
+        if not answer.status and problem.status != CLIENT_GONE:
+            await problem_response(problem, answer.request_id, scope["path"])(scope, receive, send)
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, with its refusals as problem documents."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < 400:
+            return answer
+        problem = Problem(answer.status_code, f"{bytes(answer.body).decode()}. This server allows other origins, "
+                                              "methods or headers.", headers={"Vary": "Origin"})  # fmt: skip
+        return problem_response(problem, request_id_now.get(), "")
+
+
 class ApiKeys:
     """Asks for a key everywhere but on the open paths. Compares digests in constant time, every key each time."""
 
@@ -125,7 +153,7 @@ class ApiKeys:
 
     def _knows(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = headers.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
+        key = (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()
         digest = hashlib.sha256(key.encode("latin-1")).digest()
         return sum(hmac.compare_digest(digest, known) for known in self.digests) > 0
 

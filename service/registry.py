@@ -13,93 +13,22 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from model_core import model_store, rbm
-from model_core.chains import Engine, make_chains
-from model_core.engine_numba import NumbaEngine
-from model_core.equilibrium import LADDER_FILE, EquilibriumSampler, parse_ladder
-from model_core.model_store import Model, ModelError
+from model_core import model_store
+from model_core.chains import Chains, Engine, make_chains
+from model_core.model_store import Model
 from model_core.randomness import chain_seeds, noise
 from service.crew import warm_up
-from service.jobs import NotReady, UnknownModel, UnknownVersion
+from service.jobs import Kind, NotReady, UnknownModel, UnknownVersion, kind_of
 from service.metrics import Metrics
 from service.scheduler import serving_engine
-from service.starts import in_blocks
-from service.versions import BadVersion, BadVersions, RecentVersions, fingerprint
+from service.served_model import ServedModel
+from service.versions import BadVersion, BadVersions, Fingerprint, RecentVersions, fingerprint
 
 _log = logging.getLogger(__name__)
-_CARD_FIELDS = ("created_at", "dataset", "metrics", "licence")
-
-
-@dataclass(frozen=True, eq=False)
-class ServedModel:
-    """A verified version, ready for the engine. Immutable: whoever holds it can finish on it."""
-
-    model: Model
-    prepared: Any  # the engine's form of `params`
-
-    name = property(lambda self: self.model.name)
-    version = property(lambda self: self.model.version)
-    manifest = property(lambda self: self.model.manifest)
-    image_shape = property(lambda self: self.model.image_shape)
-    params = property(lambda self: self.model.params)
-    num_visible = property(lambda self: self.model.params.num_visible)
-    num_hidden = property(lambda self: self.model.params.num_hidden)
-
-    @property
-    def free_energy_percentiles(self) -> list[float] | None:
-        """101 free energies of held-out data, nats; None if the model was published without."""
-        return self.manifest.get("free_energy_percentiles")
-
-    def hidden_probs(self, images: np.ndarray) -> np.ndarray:
-        """p(h=1 given v), float32 [rows, hidden]."""
-        return in_blocks(partial(rbm.hidden_probs, self.params), images)
-
-    def hidden_logits(self, images: np.ndarray) -> np.ndarray:
-        """The inputs of the hidden units, float32 [rows, hidden]."""
-        return in_blocks(partial(rbm.hidden_logits, self.params), images)
-
-    def free_energy(self, images: np.ndarray) -> np.ndarray:
-        """F(v) in nats, float64 [rows]."""
-        return in_blocks(partial(rbm.free_energy, self.params), images)
-
-    def surprise(self, free_energies: np.ndarray) -> np.ndarray | None:
-        """Percentile of each free energy among held-out data, 0..100, float64; None if those are not known."""
-        if self.free_energy_percentiles is None:
-            return None
-        return np.interp(free_energies, self.free_energy_percentiles, np.arange(101.0))
-
-    def extra(self, filename: str) -> bytes | None:
-        """A further file of the version, such as `ladder.npz`, verified; None if there is none (any more)."""
-        try:
-            return model_store.load_extra(self.model, filename)
-        except ModelError:
-            return None
-
-    @cached_property
-    def sampler(self) -> EquilibriumSampler | None:
-        """Draws equilibrium samples; None if the version was published without a usable ladder, which is logged."""
-        content = self.extra(LADDER_FILE)
-        if content is None:
-            return None
-        try:
-            ladder = parse_ladder(content, self.num_visible, self.num_hidden)
-        except ValueError as error:
-            _log.warning("Model %s, version %s has no equilibrium samples. %s", self.name, self.version, error)
-            return None
-        return EquilibriumSampler(self.params, ladder, NumbaEngine(num_threads=1))  # a thread a core: the scheduler's
-
-    def summary(self) -> dict[str, Any]:
-        """Plain values for `/models`."""
-        card = {field: self.manifest.get(field) for field in _CARD_FIELDS}
-        sizes = {"num_visible": self.num_visible, "num_hidden": self.num_hidden}
-        return {"name": self.name, "version": self.version, "image_shape": list(self.image_shape), **sizes, **card}
+_TIMED_SECONDS, _MOST_TIMED = 0.004, 4096  # of steps whose time says how fast the engine is
 
 
 class Registry:
@@ -110,7 +39,8 @@ class Registry:
       default_model: the model of requests that name none. If the folder has no such model, an only child is it.
       engine: whose form models are put into; None is `serving_engine()`.
       poll_seconds: between two looks at the folder.
-      warm_up: what else has to be compiled before a request is answered; called aside, before the first look.
+      warm_up: compiles what else requests need; called aside before each look, so that a failure is not the last word.
+      expect: told of a kind of work, how many steps of it were done, and in how many seconds; see `Scheduler.expect`.
     """
 
     def __init__(
@@ -122,11 +52,12 @@ class Registry:
         poll_seconds: float = 1.0,
         metrics: Metrics | None = None,
         warm_up: Callable[[], None] = lambda: None,
+        expect: Callable[[Kind, int, float], None] = lambda *_: None,
     ) -> None:
         self._root = Path(os.path.abspath(checkpoints or model_store.default_checkpoints()))
         self._default_model, self._poll_seconds = default_model, poll_seconds
         self._engine, self._metrics = engine or serving_engine(), metrics or Metrics()
-        self._warm_up = warm_up
+        self._warm_up, self._expect = warm_up, expect
         # These two are replaced, never changed: a reader sees one whole state without a lock.
         self._served: dict[str, ServedModel] = {}
         self._versions: dict[str, list[int]] = {}  # on disk at the last look, good or bad
@@ -193,14 +124,14 @@ class Registry:
 
     def _why_not_ready(self, name: str) -> str:
         if not self._looked:
-            return "The models are being loaded."
+            return self._last_trouble or "The models are being loaded."
         reasons = [f"version {bad.version}: {bad.reason}" for bad in self.problems() if bad.name == name]
         if reasons:
             return f"No version of model {name!r} can be used. " + " ".join(reasons)
         return f"There is no model {name!r} in the checkpoints folder yet; publish one with `rbm train`."
 
     def _pinned(self, name: str, version: int) -> ServedModel:
-        recent = self._recent.get(name, version)
+        recent = self._kept(name, version)
         if recent is not None:
             return recent
         # Only names and numbers that a listing of the folder gave ever meet a path.
@@ -213,12 +144,21 @@ class Registry:
         self._recent.put(model)
         return model
 
+    def _kept(self, name: str, version: int) -> ServedModel | None:
+        """A recent version, unless other files have taken the place of those that it was read from."""
+        recent = self._recent.get(name, version)
+        return recent if recent is not None and self._find(name, version) in ((), recent.found) else None
+
+    def _find(self, name: str, version: int) -> Fingerprint:
+        return fingerprint(model_store.version_folder(self._root, name, version))
+
     # The watcher.
 
     def _watch(self) -> None:
-        self._warm_up()
+        _log.info("Loading the models of %s. A first start compiles code, for some 20 s.", self._root)
         while True:
             try:
+                self._warm_up()
                 self.poll()
             except Exception as error:  # a defect of ours must not end the watching
                 self._say_once(f"Looking at the checkpoints failed: {error!r}")
@@ -230,10 +170,12 @@ class Registry:
         versions = {name: model_store.list_versions(self._root / name) for name in model_store.list_models(self._root)}
         for name, numbers in versions.items():
             self._refresh(name, numbers)
-        if self._served and not versions:
-            self._say_once(f"{self._root} is gone, empty or unreadable. What is loaded stays in service.")
-        elif versions:
+        if versions:
             self._last_trouble = ""
+        elif self._served:
+            self._say_once(f"{self._root} is gone, empty or unreadable. What is loaded stays in service.")
+        else:
+            self._say_once(f"There is no model in {self._root}. The server is ready as soon as one is published there.")
         self._versions = versions
         self._looked = True
         with self._loading:
@@ -245,8 +187,10 @@ class Registry:
         current = self._served.get(name)
         for version in reversed(versions):
             if current is not None and version == current.version:
-                return
-            model = self._recent.get(name, version) or self._load(name, version)
+                if current.found != self._find(name, version) and (changed := self._load(name, version)):
+                    self._swap(changed, current)
+                return  # one whose files have been damaged since stays in service
+            model = self._kept(name, version) or self._load(name, version)
             if model is not None:
                 self._swap(model, current)
                 return
@@ -264,11 +208,11 @@ class Registry:
         """Reads, verifies and warms a version; None if it is bad, which is logged once for these very files."""
         folder = model_store.version_folder(self._root, name, version)
         with self._loading:
-            found = fingerprint(folder)
+            found = self._find(name, version)
             if self._bad.knows(name, version, found):
                 return None
             try:
-                model = self._warm(model_store.verify_version(folder))
+                model = self._warm(model_store.verify_version(folder), found)
             except Exception as error:  # whatever a file holds, it cannot stop the server
                 reason = str(error).replace(f"{self._root}{os.sep}", "") or repr(error)
                 self._bad.add(name, version, found, reason)
@@ -279,16 +223,36 @@ class Registry:
             self._metrics.reloads.labels("loaded").inc()
             return model
 
-    def _warm(self, model: Model) -> ServedModel:
-        """Does the slow first things now: the engine's form of the weights, and a step, for which it may compile."""
-        served = ServedModel(model, self._engine.prepare(model.params))
-        seeds = chain_seeds(0, 1)
-        chains = make_chains(model.params, noise(seeds, served.num_visible), num_steps=1, seeds=seeds)
-        self._engine.advance(served.prepared, chains)
+    def _warm(self, model: Model, found: Fingerprint) -> ServedModel:
+        """Does the slow first things now: the engine's form of the weights, and steps, for which it may compile."""
+        served = ServedModel(model, self._engine.prepare(model.params), found)
         warm_up(self._engine)
-        if served.sampler is not None:
-            served.sampler.sample(seeds, 1)
+        seeds = chain_seeds(0, 1)
+        start = noise(seeds, served.num_visible)
+
+        def chains(num_steps: int) -> Chains:
+            return make_chains(model.params, start, num_steps=num_steps, seeds=seeds)
+
+        engine, sampler = self._engine, served.sampler
+        self._time(kind_of(served, "gibbs"), lambda count: engine.advance(served.prepared, chains(count)))
+        self._time(
+            kind_of(served, "mean_field"), lambda count: engine.advance_mean_field(served.prepared, chains(count))
+        )
+        if sampler is not None:
+            replicas = sampler.start(seeds)
+            self._time(kind_of(served, "equilibrium"), lambda count: sampler.advance(replicas, seeds, count))
         return served
+
+    def _time(self, kind: Kind, work: Callable[[int], object]) -> None:
+        """Does a step, for what is done only once, then so many that their time can be told."""
+        work(1)
+        count, seconds = 1, 0.0
+        while seconds < _TIMED_SECONDS and count < _MOST_TIMED:
+            count *= 4
+            began = time.perf_counter()
+            work(count)
+            seconds = time.perf_counter() - began
+        self._expect(kind, count, seconds)
 
     def _say_once(self, trouble: str) -> None:
         if trouble != self._last_trouble:

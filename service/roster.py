@@ -10,7 +10,7 @@ import numpy as np
 
 from service.admission import Admission, Limits, Speeds
 from service.jobs import FRAME_STEPS, Busy, Cancelled, DeadlinePassed, Kind, NotReady, TooMuch
-from service.line import OLDEST_EVERY, Line, Turn
+from service.line import OLDEST_SHARE, Line, Turn
 from service.metrics import Metrics
 from service.running import Part, Run, first_frame
 from service.tickets import Ticket
@@ -32,7 +32,7 @@ class Roster:
     ) -> None:
         self._slice_seconds, self._sharing, self._metrics = slice_seconds, sharing, metrics
         self._speeds = Speeds()
-        self._admission = Admission(self._speeds, num_threads, limits, oldest_share=1 / OLDEST_EVERY)
+        self._admission = Admission(self._speeds, num_threads, limits, oldest_share=OLDEST_SHARE)
         self._line = Line(sharing=sharing)
         self._runs: dict[int, Run] = {}  # accepted and not ended, oldest first
         self._sequence = itertools.count()
@@ -59,6 +59,10 @@ class Roster:
     @property
     def backlog_seconds(self) -> float:
         return self._admission.backlog_seconds
+
+    def expect(self, kind: Kind, num_chain_steps: int, seconds: float) -> None:
+        """See `Speeds.expect`."""
+        self._speeds.expect(kind, num_chain_steps, seconds)
 
     def accept(self, ticket: Ticket, now: float) -> Run | None:
         """Puts a new job in line; returns None if it had nothing to do and has ended.

@@ -28,7 +28,7 @@ from service.starts import binarize, chain_seeds, draw_seed
 from service.streaming import while_connected
 
 if TYPE_CHECKING:
-    from service.registry import ServedModel
+    from service.served_model import ServedModel
 
 router = APIRouter(tags=["arrays"], route_class=ParameterRoute)
 
@@ -105,5 +105,6 @@ def _encode_energy(facts: dict[str, Any], free_energy: np.ndarray, surprise: Any
         return npy_bytes(np.column_stack([free_energy, column]))
     if format_name == "csv":
         shown = [""] * len(free_energy) if missing else [f"{value:.2f}" for value in surprise]
-        return csv_bytes("image,free_energy,surprise", enumerate(free_energy), shown)
+        energies = [f"{value:.6f}" for value in free_energy]
+        return csv_bytes("image,free_energy,surprise", range(len(energies)), energies, shown)
     return json_bytes({**facts, "free_energy": free_energy, "surprise": surprise})

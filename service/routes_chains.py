@@ -10,13 +10,14 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from service.answers import SMALL_PICTURE_PIXELS, Drawing, check_picture, encode_answer, encode_frame
+from service.answers import Drawing, check_picture, encode_answer, encode_frame
 from service.errors import bad_parameter
 from service.inputs import read_mask, read_pixels
 from service.jobs import ChainJob, Frame
 from service.negotiation import ANIMATED, MEDIA_TYPES
 from service.openapi import image_body, inpaint_body, picture_answers
 from service.parameter_route import ParameterRoute
+from service.png import SMALL_PICTURE_PIXELS
 from service.schemas import (
     MAX_CHAINS,
     PICTURE_FORMATS,
@@ -41,7 +42,7 @@ from service.starts import binarize, chain_seeds, draw_seed, noise
 from service.streaming import events, while_connected
 
 if TYPE_CHECKING:
-    from service.registry import ServedModel
+    from service.served_model import ServedModel
 
 router = APIRouter(tags=["chains"], route_class=ParameterRoute)
 _ANIMATION_FRAMES, _STRIP_FRAMES = 30, 10
@@ -81,14 +82,11 @@ async def sample(
     model = await chosen_model(request, params)
     seed = draw_seed() if params.seed is None else params.seed
     job = sample_job(model, params, format_name, chain_seeds(seed, params.n), deadline)
-    headers = NOT_STORED
-    if params.seed is not None and format_name != "sse":
-        cache = Cache(request, model, params, format_name)
-        if unchanged := cache.not_modified():
-            return unchanged
-        headers = cache.headers
     drawing = Drawing(params, model, seed, job.visible, steps=job.num_steps, every=job.every)
-    return await _run(request, job, drawing, format_name, headers)
+    if params.seed is None or format_name == "sse":
+        return await _run(request, job, drawing, format_name, NOT_STORED)
+    cache = Cache(request, model, params, format_name)
+    return await _run(request, job, drawing, format_name, cache.headers, cache=cache)
 
 
 @router.post("/inpaint", responses=picture_answers(), openapi_extra=inpaint_body())
@@ -178,9 +176,14 @@ async def _run(
     format_name: str,
     further_headers: dict[str, str],
     decode_seconds: float = 0.0,
+    cache: Cache | None = None,
 ) -> Response:
     """Runs the job and answers in `format_name`."""
+    if job.mode != "equilibrium" and job.num_steps > (most := request.app.state.settings.max_steps):
+        raise bad_parameter("steps", f"at most {most:,} on this server.")
     num_painted = check_picture(drawing, job, format_name)
+    if cache is not None and (unchanged := cache.not_modified()):
+        return unchanged
     headers = {**model_headers(drawing.model, seed=drawing.seed, steps=job.num_steps), **further_headers}
     scheduler, settings = request.app.state.scheduler, request.app.state.settings
     if format_name == "sse":

@@ -16,7 +16,7 @@ from service.schemas import FILTER_FORMATS, MODEL_NAME, FiltersParams, NoParams
 from service.serving import Cache, answer, chosen_format, chosen_model, encode, model_headers
 
 if TYPE_CHECKING:
-    from service.registry import ServedModel
+    from service.served_model import ServedModel
 
 router = APIRouter(tags=["models"])
 _NO_CACHE = {"Cache-Control": "no-cache"}

@@ -28,7 +28,7 @@ import numpy as np
 from model_core.chains import Advanced, Chains, Engine, get_engine
 from service.admission import Limits
 from service.crew import Crew
-from service.jobs import Busy, Cancelled, ChainJob, DeadlinePassed, EngineFailed, NotReady
+from service.jobs import Busy, Cancelled, ChainJob, DeadlinePassed, EngineFailed, Kind, NotReady
 from service.line import Turn
 from service.metrics import Metrics
 from service.quick import QuickCalls
@@ -90,6 +90,7 @@ class Scheduler:
             metrics=self._metrics,
         )
         self._crew: Crew | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._retries: list[list[Turn]] = []  # of slices that failed: their jobs, one by one
         self._quick = QuickCalls()
         self._metrics.queue_depth.set_function(lambda: self._roster.num_queued)
@@ -99,8 +100,14 @@ class Scheduler:
     def start(self) -> None:
         """Starts the engine threads; on the event loop that submits."""
         self._crew = Crew(self.engine, self._num_threads, room=2 * self._num_threads, clock=self._clock)
-        asyncio.get_running_loop().add_reader(self._crew.fileno(), self._collect)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._crew.fileno(), self._collect)
         self._feed()
+
+    def expect(self, kind: Kind, num_chain_steps: int, seconds: float) -> None:
+        """Tells, from any thread, what one thread of the engine was seen to do before any job of this kind came."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._roster.expect, kind, num_chain_steps, seconds)
 
     def submit(self, job: ChainJob, *, stream: bool = False) -> Ticket:
         """Takes a job on; called on the event loop, and waits for nothing.

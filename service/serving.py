@@ -17,7 +17,7 @@ from service.negotiation import MEDIA_TYPES, choose_format
 from service.schemas import ModelParams
 
 if TYPE_CHECKING:
-    from service.registry import ServedModel
+    from service.served_model import ServedModel
 
 T = TypeVar("T")
 MANY_PIECES = 16  # fewer are joined: one write to the socket

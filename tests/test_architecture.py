@@ -54,6 +54,7 @@ WIRING = {"cli", "bench"}  # may import everything, and nothing else may import 
 SERVICE_MAY_IMPORT_MODEL_CORE: dict[str, set[str] | None] = {
     "scheduler": None,  # None: any module
     "registry": None,
+    "served_model": None,
     "crew": {"chains"},  # what its threads call
     "deflate": {"kernels_draws"},  # for its compiler: pictures are packed by compiled code
     "starts": {"kernels_draws", "randomness"},  # a sample starts from the chain's own noise

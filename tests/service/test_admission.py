@@ -45,6 +45,27 @@ def test_one_slow_call_does_not_spoil_the_speed() -> None:
     assert speeds.chain_steps(KIND) == pytest.approx(before, rel=0.05)
 
 
+def test_what_was_measured_at_the_start_takes_the_place_of_the_guess() -> None:
+    """A fresh server must not call impossible what it does in a second."""
+
+    async def check() -> None:
+        scheduler, _ = make_scheduler(max_job_seconds=1.0)
+        job = make_job(5 * SPEED)
+        with pytest.raises(TooMuch):
+            scheduler.submit(job)
+        scheduler.start()
+        try:
+            await asyncio.to_thread(scheduler.expect, job.kind, 10 * SPEED, 1.0)
+            scheduler.submit(job).cancel()
+            scheduler.expect(job.kind, 1, 1.0)  # what is known counts for more
+            await asyncio.sleep(0)
+            scheduler.submit(job).cancel()
+        finally:
+            await scheduler.stop()
+
+    run(check())
+
+
 @pytest.mark.parametrize(("num_chains", "num_threads", "every"), [(1, 1, 0), (1, 2, 0), (64, 2, 0), (5, 1, 7)])
 def test_too_much_names_the_largest_steps_that_fit(num_chains: int, num_threads: int, every: int) -> None:
     async def check() -> None:

@@ -17,8 +17,8 @@ from model_core.equilibrium import EquilibriumSampler, format_ladder
 from model_core.model_store import verify_version
 from model_core.randomness import chain_seeds
 from service.jobs import Cancelled, NotReady, TooMuch
-from service.registry import ServedModel
 from service.scheduler import Scheduler, serving_engine
+from service.served_model import ServedModel
 from tests.service.fakes import outcome, step_by_hand
 from tests.service.http_helpers import ServerProcess, load_npy, serving, tiny_params, wait_until
 from tests.service.test_equilibrium_route import job_of, publish_with, tiny_ladder

@@ -17,8 +17,8 @@ from model_core.model_store import publish, verify_version
 from model_core.randomness import chain_seeds, noise
 from model_core.rbm import RBMParams, checked_params
 from service.jobs import Cancelled, ChainJob, DeadlinePassed
-from service.registry import ServedModel
 from service.scheduler import Scheduler, serving_engine
+from service.served_model import ServedModel
 from tests.service.fakes import outcome, step_by_hand
 from tests.service.http_helpers import is_problem, load_npy, publish_tiny, running_app, settings_for, tiny_params
 

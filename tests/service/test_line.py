@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
-from service.line import OLDEST_EVERY
+import pytest
+
+from service.line import OLDEST_SHARE, Turn
 from service.scheduler import Scheduler
 from service.tickets import Ticket
 from tests.service.fakes import SPEED, Clock, FakeEngine, fake_model, make_job, step_by_hand
@@ -37,15 +40,23 @@ def test_a_short_job_never_waits_for_long_ones() -> None:
     asyncio.run(check())
 
 
-def test_a_long_job_is_not_starved_by_short_ones() -> None:
+@pytest.mark.parametrize("crowd", [1, 4, 16, 63])
+@pytest.mark.parametrize("size", [SLICE // 2, SLICE, 2 * SLICE])
+def test_the_oldest_job_gets_its_quarter_however_many_short_ones_come(crowd: int, size: int) -> None:
+    """The share on which admission builds its promises."""
+
     async def check() -> None:
-        scheduler, _ = make_scheduler()
-        long_job = scheduler.submit(make_job(10 * SLICE))
-        num_slices = 0
+        scheduler, engine = make_scheduler()
+        long_job = scheduler.submit(make_job(100 * SLICE))
+        others = 0.0
         while not long_job.ended:
-            scheduler.submit(make_job(SLICE))  # a slice full of short work, for every slice that passes
-            num_slices += step_by_hand(scheduler, 1)
-        assert num_slices <= OLDEST_EVERY * 11
+            while scheduler._roster.num_waiting <= crowd:
+                scheduler.submit(make_job(size, seed=len(engine.calls)))
+            turns = scheduler.pick_slice()
+            others += sum(turn.num_steps for turn in turns if turn.part.run.ticket is not long_job)
+            scheduler.run_slice(turns)
+        share = 100 * SLICE / (100 * SLICE + others)
+        assert 0.95 * OLDEST_SHARE <= share <= 1.05 * OLDEST_SHARE
 
     asyncio.run(check())
 
@@ -92,7 +103,7 @@ def test_the_next_slice_is_known_before_it_is_taken() -> None:
             assert told[-1] == (turns[0].num_steps == turns[0].part.leg)
             scheduler.run_slice(turns)
         assert not scheduler._roster.next_is_whole
-        assert told.count(True) >= 3 + 40 // 4 and told.count(False) >= 3 * 15
+        assert told.count(True) >= 3 + 40 // 4 and told.count(False) >= 3 * 4
 
     asyncio.run(check())
 
@@ -144,12 +155,44 @@ def test_no_job_that_would_be_cut_is_taken_whole_in_a_crowd() -> None:
     asyncio.run(check())
 
 
-def test_a_small_job_does_not_share_a_long_slice_with_larger_ones() -> None:
+def test_behind_a_job_that_is_cut_nobody_makes_a_crowd() -> None:
     async def check() -> None:
         scheduler, _ = make_scheduler()
-        for seed in range(64):
-            scheduler.submit(make_job(SLICE, seed=seed))
-        scheduler.submit(make_job(10))
+        cut, whole = make_job(2 * SLICE + 2), make_job(2 * SLICE - 20)
+        assert cut.rank == whole.rank
+        for job in (cut, *[whole] * 20):
+            scheduler.submit(job)
         assert next_slice(scheduler) <= 2 * SLICE
+
+    asyncio.run(check())
+
+
+def test_a_small_job_does_not_share_a_long_slice_with_larger_ones() -> None:
+    """Whoever leads the slice: for the turn of the oldest job too, and with idle threads."""
+
+    async def check() -> None:
+        for num_threads, num_before in itertools.product((1, 2), range(6)):
+            scheduler, _ = make_scheduler(num_threads)
+            for seed in range(64):
+                scheduler.submit(make_job(SLICE, seed=seed))
+            for _ in range(num_before):
+                scheduler.pick_slice()
+            scheduler.submit(make_job(10))
+            turns: list[Turn] = []
+            while all(turn.num_steps != 10 for turn in turns):
+                turns = scheduler.pick_slice()
+            assert sum(turn.num_steps for turn in turns) <= 2 * SLICE
+
+    asyncio.run(check())
+
+
+def test_large_jobs_that_wait_make_no_crowd_of_small_ones() -> None:
+    async def check() -> None:
+        scheduler, _ = make_scheduler(num_threads=2)
+        for seed in range(40):
+            scheduler.submit(make_job(20 * SLICE, seed=seed))
+        for seed in range(6):
+            scheduler.submit(make_job(SLICE, seed=seed))
+        assert [len(scheduler.pick_slice()) for _ in range(2)] == [3, 2]
 
     asyncio.run(check())
