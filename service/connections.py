@@ -22,27 +22,42 @@ that is under way is not parsed before that one is answered.
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.below import last_answer
 from service.door import Door
-from service.errors import CONTENT_TYPE, Problem, new_request_id, problem_body
-from service.middleware import SECURITY_HEADERS
+from service.errors import Problem, new_request_id
+from service.logs import Answered
+from service.middleware import MAX_TARGET_BYTES, REFUSED, REQUEST_ID
 from service.settings import Settings
 from service.writes import GatheringTransport
 
 
-def make_protocol(settings: Settings, door: Door) -> type[HttpToolsProtocol]:
-    """A protocol class with the limits of `settings`; uvicorn makes one instance a connection. They share a door."""
+def make_protocol(
+    settings: Settings,
+    door: Door,
+    *,
+    report: Callable[[Answered], None] = lambda answered: None,
+    is_draining: Callable[[], bool] = lambda: False,
+) -> type[HttpToolsProtocol]:
+    """A protocol class with the limits of `settings`; uvicorn makes one instance a connection. They share a door.
+
+    Args:
+      report: told of what is refused before it is a request, and so is in no log of the app's.
+      is_draining: whether each answer is to be the last of its connection.
+    """
     silent: dict[LimitedProtocol, None] = {}  # in phase head, idle or end, oldest first
 
     class Protocol(LimitedProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.limits, self.silent, self.door = settings, silent, door
+            self.report, self.is_draining = report, is_draining
 
     return Protocol
 
@@ -53,6 +68,8 @@ class LimitedProtocol(HttpToolsProtocol):
     limits: Settings
     silent: dict[LimitedProtocol, None]
     door: Door
+    report: Callable[[Answered], None]
+    is_draining: Callable[[], bool]
     _phase = ""
     _clock: asyncio.TimerHandle | None = None
     _write_clock: asyncio.TimerHandle | None = None
@@ -63,6 +80,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _reading = ""  # the part of a request that the parser is in: "head", "body", or "" between requests
     _active: RequestResponseCycle | None = None  # the request that is being answered, or was last
     _held = b""  # what came after it
+    _wrong: Problem | None = None  # with what the parser was given; None: it is no HTTP
 
     # What asyncio tells.
 
@@ -74,7 +92,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         between = self._phase == "idle" or (self._phase == "head" and not self._received)
-        if between and not self._reading and (refusal := self.door.refusal(data)) is not None:
+        date = self.server_state.default_headers
+        if between and not self._reading and (refusal := self.door.refusal(data, date)) is not None:
             self._enter("idle")
             self.transport.write_now(refusal)  # type: ignore[attr-defined]
             self._unset_keepalive_if_required()
@@ -112,6 +131,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._reading = "head"
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_TARGET_BYTES:
+            self._wrong = Problem(414, f"The address has more than {MAX_TARGET_BYTES:,} bytes.")
+            raise ValueError("too long")  # uvicorn takes it for nonsense, and calls `send_400_response`
+
     def on_headers_complete(self) -> None:
         if self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
             raise ValueError("one Host is needed (RFC 9112, section 3.2)")  # uvicorn answers 400
@@ -124,6 +149,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
+        cycle.keep_alive = cycle.keep_alive and not self.is_draining()
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -218,27 +244,32 @@ class LimitedProtocol(HttpToolsProtocol):
     # Endings.
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Problem(400, "This is not a valid HTTP/1.1 request."))
+        self._refuse(self._wrong or Problem(400, "This is not a valid HTTP/1.1 request."))
 
     def _refuse(self, problem: Problem) -> None:
         """Answers from below the app: a head that never became a request has no other way."""
-        active, may_answer = self._active, True
+        active, request_id, may_answer = self._active, "", not self.transport.is_closing()
         if active is not None and not active.response_complete:
             if not self._is_reading_body():  # what is refused came after it
                 active.keep_alive = False
                 return
-            may_answer = not active.response_started
+            may_answer = may_answer and not active.response_started
+            scope: Any = active.scope
+            request_id, scope[REFUSED] = scope.get(REQUEST_ID, ""), problem.status
             _abandon(active)
         elif self._is_reading_body():
             may_answer = False  # it was answered
-        if may_answer and not self.transport.is_closing():
-            request_id = new_request_id()
-            content = json.dumps(problem_body(problem, request_id, "")).encode()
-            headers = {**SECURITY_HEADERS, "Content-Type": CONTENT_TYPE, "X-Request-ID": request_id}
-            headers |= {"Content-Length": str(len(content)), "Connection": "close"}
-            lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-            self.transport.write(STATUS_LINE[problem.status] + lines.encode() + b"\r\n" + content)
+        if may_answer:
+            request_id = request_id or self._report(problem.status)
+            self.transport.write(last_answer(problem, request_id, self.server_state.default_headers))
         self._close(linger=problem.status != 408)
+
+    def _report(self, status: int) -> str:
+        """Tells of a refusal that the app knows nothing of; returns the id that was made for it."""
+        request_id, now = new_request_id(), time.time()
+        seconds = time.monotonic() - self._phase_began
+        self.report(Answered(now, logging.INFO, request_id, "-", "-", status, seconds))
+        return request_id
 
     def _last_answer(self) -> None:
         """uvicorn closes: the answer is the last of this connection, or there was none."""

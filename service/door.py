@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 from collections.abc import Callable
 
+from service.below import Headers, header_lines
 from service.errors import CONTENT_TYPE, busy, new_request_id, problem_body
 from service.logs import REQUESTS
 from service.middleware import SECURITY_HEADERS
@@ -24,9 +24,11 @@ _PLAIN = re.compile(rb"GET (/sample)(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
 _SPECIAL = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade):|\r\nconnection:[^\r]*close", re.I)
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r\n", re.I)
 _HEADERS = {**SECURITY_HEADERS, "Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "Retry-After": "1"}
-_HEAD = "HTTP/1.1 429 \r\n" + "".join(f"{name.lower()}: {value}\r\n" for name, value in _HEADERS.items())
+_HEAD_TEXT = "HTTP/1.1 429 Too Many Requests\r\n" + "".join(
+    f"{name.lower()}: {value}\r\n" for name, value in _HEADERS.items()
+)
+_HEAD = _HEAD_TEXT.encode()
 _ID = "\0"  # where the request's id stands in the body that all refusals share
-_LOG_SECONDS = 1.0
 
 
 class Door:
@@ -40,12 +42,16 @@ class Door:
     def __init__(self, room: int, observe: Callable[[], None]) -> None:
         self.room, self.num_inside = room, 0
         self._observe = observe
-        self._num_unlogged, self._logged_at = 0, 0.0
+        self._num_untold = 0
         problem = busy(429, f"{room} requests are under way, which is the limit.", 1.0)
         self._before_id, self._after_id = json.dumps(problem_body(problem, _ID, "/sample")).split(json.dumps(_ID)[1:-1])
 
-    def refusal(self, data: bytes) -> bytes | None:
-        """The whole answer to the bytes of one whole plain request if the house is full, else None."""
+    def refusal(self, data: bytes, date: Headers = ()) -> bytes | None:
+        """The whole answer to the bytes of one whole plain request if the house is full, else None.
+
+        Args:
+          date: headers that every answer of the server has.
+        """
         if self.num_inside < self.room or not _PLAIN.match(data) or data.find(b"\r\n\r\n") != len(data) - 4:
             return None
         if _SPECIAL.search(data):
@@ -54,13 +60,12 @@ class Door:
         request_id = given[1].decode() if given else new_request_id()
         body = f"{self._before_id}{request_id}{self._after_id}"
         self._observe()
-        self._log()
-        return f"{_HEAD}x-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+        self._num_untold += 1
+        own = f"x-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n{body}"
+        return _HEAD + header_lines(date) + own.encode()
 
-    def _log(self) -> None:
-        """One line a second at most: a line a refusal would cost more than the refusal."""
-        self._num_unlogged += 1
-        now = time.monotonic()
-        if now - self._logged_at >= _LOG_SECONDS:
-            logger.warning("%d requests refused at the door: %d are under way", self._num_unlogged, self.num_inside)
-            self._num_unlogged, self._logged_at = 0, now
+    def tell(self) -> None:
+        """Logs the refusals since the last time; the server calls it once a second, for a line each would be dear."""
+        if self._num_untold:
+            logger.warning("%d requests refused at the door: %d are under way", self._num_untold, self.num_inside)
+            self._num_untold = 0

@@ -8,11 +8,11 @@ import json
 import logging
 import sys
 import time
+from collections import deque
 from contextvars import ContextVar
 from typing import NamedTuple, TextIO
 
 REQUESTS = "rbm.http"  # the logger of requests
-_MOST_WAITING = 1000
 request_id_now: ContextVar[str] = ContextVar("request_id", default="-")
 
 
@@ -59,63 +59,65 @@ class Answered(NamedTuple):
     seconds: float
 
 
-class RequestLog:
-    """The lines of requests. Our server writes them together: one by one they cost three times as much, and a write."""
-
-    def __init__(self) -> None:
-        self.gathering = False  # somebody calls `flush_logs` every now and then
-        self._logger = logging.getLogger(REQUESTS)
-        self._waiting: list[Answered] = []
-
-    def add(self, answered: Answered) -> None:
-        self._waiting.append(answered)
-        if not self.gathering or len(self._waiting) >= _MOST_WAITING:
-            self.flush()
-
-    def flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for answered in waiting:
-            if self._logger.isEnabledFor(answered.level):
-                self._logger.handle(self._record(answered))
-
-    def _record(self, answered: Answered) -> logging.LogRecord:
-        when, level, request_id, method, path, status, seconds = answered
-        fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 6)}
-        extra = {"fields": fields, "request_id": request_id}
-        # %r: a path is the client's text, and a line break in it must not forge a line of the log.
-        values = (method, path, status, 1e3 * seconds)
-        record = self._logger.makeRecord(REQUESTS, level, "", 0, "%s %r %d %.1f ms", values, None, extra=extra)
-        record.created, record.msecs = when, 1e3 * (when % 1)
-        return record
+def log_request(answered: Answered) -> None:
+    """Writes the line of a request; where our own handler does it, together with others and a little later."""
+    logger = logging.getLogger(REQUESTS)
+    if not logger.isEnabledFor(answered.level):
+        return
+    handler = next((one for one in logging.getLogger().handlers if isinstance(one, Gathering)), None)
+    if handler is None:
+        logger.handle(_record(answered))
+    else:
+        handler.keep(answered)
 
 
-request_log = RequestLog()
+def _record(answered: Answered) -> logging.LogRecord:
+    when, level, request_id, method, path, status, seconds = answered
+    fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 6)}
+    # %r: a path is the client's text, and a line break in it must not forge a line of the log.
+    record = logging.LogRecord(REQUESTS, level, "", 0, "%s %r %d %.1f ms", (method, path, status, 1e3 * seconds), None)
+    vars(record).update(created=when, msecs=1e3 * (when % 1), fields=fields, request_id=request_id)
+    return record
 
 
-class _Handler(logging.StreamHandler):
-    """Writes what is no request's, and is no good news, at once; lines of requests wait for `flush`."""
+class Gathering(logging.StreamHandler):
+    """Lines of requests wait for `flush`, or for any other line: together they cost a third, and a write for all."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
+        self.most_waiting = 1000
+        self._waiting: deque[Answered] = deque()
         self._lines: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record) + "\n")
-        if record.name != REQUESTS or record.levelno > logging.INFO:
+    def keep(self, answered: Answered) -> None:
+        self._waiting.append(answered)
+        if len(self._waiting) >= self.most_waiting:
             self.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._put_together()
+        self._lines.append(self.format(record) + "\n")
+        self.flush()
 
     def flush(self) -> None:
         with self.lock or contextlib.nullcontext():
+            self._put_together()
             lines, self._lines = self._lines, []
             if lines:
                 self.stream.write("".join(lines))
             super().flush()
 
+    def _put_together(self) -> None:
+        while self._waiting:  # one by one: a second signal in the middle finds the rest
+            self._lines.append(self.format(_record(self._waiting[0])) + "\n")
+            self._waiting.popleft()
 
-def flush_logs() -> None:
-    """Writes what waits; the server calls it ten times a second."""
-    request_log.flush()
+
+def flush_logs(*, gather: bool = True) -> None:
+    """Writes what waits; the server calls it ten times a second, and when nobody will any more, not to gather."""
     for handler in logging.getLogger().handlers:
+        if isinstance(handler, Gathering) and not gather:
+            handler.most_waiting = 1
         handler.flush()
 
 
@@ -125,9 +127,8 @@ def set_up_logs(log_format: str, level: str) -> None:
     # first also turns `stack_info` off, which nobody here asks for.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = _Handler(sys.stderr)
+    handler = Gathering(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Console())
-    request_log.gathering = True
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -24,13 +24,13 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.connections import make_protocol
 from service.door import Door
-from service.logs import flush_logs, set_up_logs
+from service.logs import Answered, flush_logs, log_request, set_up_logs
 from service.settings import Settings
 
 logger = logging.getLogger("rbm.server")
 _BACKLOG = 2048
 _M_MMAP_THRESHOLD = -3  # of malloc.h
-_TICKS_A_COLLECTION = 10  # of uvicorn's clock, ten a second
+_TICKS_A_SECOND = 10  # of uvicorn's clock
 _LAST_WORDS = 1.0  # seconds before the limit at which requests that still wait are told that the server stops
 
 
@@ -54,9 +54,22 @@ def serve(settings: Settings | None = None) -> int:
         num_answers.inc()
         num_rejected.inc()
 
-    config = uvicorn.Config(
+    door = Door(settings.max_requests, refused)
+    host, port = listener.getsockname()[:2]
+    logger.info("serving on http://%s:%d (API: /docs; stop: Ctrl-C)", f"[{host}]" if ":" in host else host, port)
+    server = DrainingServer(_config(app, settings, door), app, settings, door)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def _config(app: FastAPI, settings: Settings, door: Door) -> uvicorn.Config:
+    def report(answered: Answered) -> None:
+        app.state.metrics.requests.labels("unmatched", str(answered.status)).inc()
+        log_request(answered)
+
+    return uvicorn.Config(
         app,
-        http=make_protocol(settings, Door(settings.max_requests, refused)),
+        http=make_protocol(settings, door, report=report, is_draining=lambda: app.state.lifecycle.draining),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -67,11 +80,6 @@ def serve(settings: Settings | None = None) -> int:
         timeout_keep_alive=max(1, round(settings.idle_seconds)),
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
-    host, port = listener.getsockname()[:2]
-    logger.info("serving on http://%s:%d (API: /docs; stop: Ctrl-C)", f"[{host}]" if ":" in host else host, port)
-    server = DrainingServer(config, app, settings)
-    server.run(sockets=[listener])
-    return 0 if server.started else 1
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -117,14 +125,15 @@ def _give_back_large_blocks() -> None:
 class DrainingServer(uvicorn.Server):
     """SIGTERM, SIGINT: not ready at once, accept for `drain_delay`, finish what was accepted, exit 0. Again: now."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings, door: Door) -> None:
         super().__init__(config)
-        self._app, self._settings = app, settings
+        self._app, self._settings, self._door = app, settings, door
         self._draining_since: float | None = None
         self._settled = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._draining_since is not None or not self.started:
+            self._door.tell()
             flush_logs()
             os._exit(0 if not self.started and sig == signal.SIGTERM else 128 + sig)
         self._draining_since = time.monotonic()
@@ -140,14 +149,18 @@ class DrainingServer(uvicorn.Server):
             # The collector goes by the count of new objects. Under load it would look through whatever waits dozens of
             # times a second, a tenth of all that the event loop does; once a second is enough.
             gc.disable()
-        if self._settled and counter % _TICKS_A_COLLECTION == 0:
-            gc.collect()
+        if counter % _TICKS_A_SECOND == 0:
+            self._door.tell()
+            if self._settled:
+                gc.collect()
         if self._draining_since is not None:
             self.should_exit = time.monotonic() - self._draining_since >= self._settings.drain_delay
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the listener, reads what had come in by then, and waits for the rest within the limit."""
+        self._door.tell()
+        flush_logs(gather=False)  # the clock has stopped
         for server in self.servers:
             server.close()
         await asyncio.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.http_helpers import ServerProcess, read_all, serving
+from tests.service.http_helpers import ServerProcess, read_all, serving, wait_until
 
 SAMPLE = b"GET /sample?steps=2000&n=8&seed=1 HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -17,7 +18,7 @@ LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def server(store: Path) -> Iterator[ServerProcess]:
-    with serving(store, RBM_HEADER_SECONDS="2", RBM_IDLE_SECONDS="2") as server:
+    with serving(store, RBM_HEADER_SECONDS="2", RBM_IDLE_SECONDS="2", RBM_BODY_SECONDS="2") as server:
         yield server
 
 
@@ -66,6 +67,36 @@ def test_an_offer_to_upgrade_is_declined_and_the_connection_ends(server: ServerP
 )
 def test_heads_that_two_servers_could_read_differently_are_refused(server: ServerProcess, head: bytes) -> None:
     assert statuses(talk(server, head)) == [b"400"]
+
+
+def head_of(answer: bytes) -> dict[str, str]:
+    lines = answer.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET /sample?x=" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET /healthz HTTP/1.1\r\nX-Slow: ", 408),
+        (b"POST /features HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nabc", 408),
+    ],
+)
+def test_a_refusal_from_below_the_app_is_in_the_log_and_in_the_metrics(
+    server: ServerProcess, sent: bytes, status: int
+) -> None:
+    """Its id too: a client is told to report it."""
+    answer = talk(server, sent)
+    assert statuses(answer) == [str(status).encode()]
+    headers = head_of(answer)
+    assert headers["date"].endswith("GMT") and headers["connection"] == "close"
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["request_id"] == headers["x-request-id"]
+    wait_until(lambda: re.search(rf" {headers['x-request-id']} .* {status} ", server.log.read_text()), 5.0)
+    counted = re.findall(
+        rb'rbm_requests_total{code="(\d+)",endpoint="(?:unmatched|/features)"} ', server.get("/metrics")
+    )
+    assert str(status).encode() in counted
 
 
 def test_an_old_client_needs_no_host(server: ServerProcess) -> None:

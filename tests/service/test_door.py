@@ -68,6 +68,20 @@ def test_each_refusal_is_counted(full: Door) -> None:
     assert len(seen) == 3
 
 
+def test_refusals_are_told_together_and_none_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    door = Door(room=0, observe=lambda: None)
+    for count in (3, 0, 2):
+        for _ in range(count):
+            door.refusal(PLAIN)
+        door.tell()
+    assert [record.getMessage()[:9] for record in caplog.records] == ["3 request", "2 request"]
+
+
+def test_a_refusal_has_the_date_that_all_answers_have(full: Door) -> None:
+    answer = full.refusal(PLAIN, [(b"date", b"today")])
+    assert answer is not None and b"\r\ndate: today\r\n" in answer.partition(b"\r\n\r\n")[0]
+
+
 @contextlib.asynccontextmanager
 async def _server(room: int, release: asyncio.Event) -> AsyncIterator[tuple[int, Door]]:
     """uvicorn with our protocol before an app that answers when it is released."""

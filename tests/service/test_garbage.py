@@ -96,9 +96,20 @@ def test_a_client_that_left_is_forgotten() -> None:
         request = bare_request(receive=receive)
         with pytest.raises(ClientDisconnect):
             await while_connected(request, asyncio.sleep(60))
+        assert not request.app.state.lifecycle._listeners
 
     with no_errors_left():
         asyncio.run(leave())
+
+
+def test_whoever_was_answered_is_forgotten() -> None:
+    async def stay() -> None:
+        request = bare_request(receive=asyncio.Event().wait)
+        for _ in range(3):
+            assert await while_connected(request, asyncio.sleep(0, "done")) == "done"
+        assert not request.app.state.lifecycle._listeners
+
+    asyncio.run(stay())
 
 
 @pytest.mark.parametrize("error", [Cancelled, DeadlinePassed, EngineFailed])

@@ -120,8 +120,14 @@ def test_cors_is_off_by_default_and_exact_when_on(client: TestClient, store: Pat
     good, bad = ({"Origin": f"https://{name}.example"} for name in ("good", "bad"))
     assert client.get("/models", headers=good).headers["access-control-allow-origin"] == good["Origin"]
     assert "access-control-allow-origin" not in client.get("/models", headers=bad).headers
+    for path, status in (("/nowhere", 404), ("/sample?step=1", 422), ("/sample?model=" + "a" * 9000, 414)):
+        refused = client.get(path, headers=good)  # a page may read why
+        assert refused.status_code == status and refused.headers["access-control-allow-origin"] == good["Origin"]
+        assert "Origin" in refused.headers["vary"]
     preflight = client.options("/dream", headers=good | {"Access-Control-Request-Method": "POST"})
     assert preflight.status_code == 200 and preflight.headers["x-content-type-options"] == "nosniff"
+    refused = client.options("/dream", headers=bad | {"Access-Control-Request-Method": "POST"})
+    assert is_problem(refused, 400, "Disallowed CORS origin") and refused.headers["x-content-type-options"] == "nosniff"
     with running_app(settings_for(store)) as closed:
         assert "access-control-allow-origin" not in closed.get("/models", headers=good).headers
 

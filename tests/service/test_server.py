@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from service.door import Door
 from service.server import DrainingServer
 from service.settings import Settings
 
@@ -34,7 +35,7 @@ def make_server(*, ready: bool) -> DrainingServer:
     app: Any = SimpleNamespace(state=SimpleNamespace(registry=SimpleNamespace(ready=lambda: ready)))
     config = uvicorn.Config(app, log_config=None)
     config.load()
-    return DrainingServer(config, app, Settings())
+    return DrainingServer(config, app, Settings(), Door(64, lambda: None))
 
 
 def tick(server: DrainingServer, *counters: int) -> None:

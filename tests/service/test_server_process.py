@@ -166,8 +166,23 @@ def test_sigterm_finishes_what_was_accepted_and_exits_0(store: Path) -> None:
     assert [parts(client.answer)[0] for client in requests] == [200] * 25
     for client in streams:
         assert b"event: done" in client.answer, client.answer[-300:]
+    assert server.log.read_text().count("GET '/sample' 200") == 25 + 25 + 1  # also of what ended while it drained
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), 1.0)
+
+
+def test_while_it_drains_each_answer_is_the_last_of_its_connection(store: Path) -> None:
+    """Else the next request on it would meet a closing server."""
+    with serving_shortly(store, RBM_DRAIN_DELAY="5") as server, server.connect() as connection:
+        ask = b"GET /sample?steps=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(ask)
+        assert b"connection: close" not in connection.recv(65536)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: parts(server.get("/readyz"))[0] == 503)
+        connection.sendall(ask)
+        answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer
+        server.process.send_signal(signal.SIGTERM)
 
 
 def test_streams_that_outlast_the_limit_get_a_last_event(store: Path) -> None:
@@ -198,8 +213,12 @@ def test_a_second_signal_exits_at_once(store: Path, first: signal.Signals, secon
         server.process.send_signal(first)
         wait_until(lambda: parts(server.get("/readyz"))[0] == 503)  # it drains
         assert server.process.poll() is None
-        server.process.send_signal(second)
+        ids = [f"asked-{number}" for number in range(20)]
+        for name in ids:
+            server.request(f"GET /sample?steps=1 HTTP/1.1\nX-Request-ID: {name}\n")
+        server.process.send_signal(second)  # within the tenth of a second for which the last lines wait
         assert server.process.wait(timeout=5) == 128 + second
+        assert all(f" {name} GET " in server.log.read_text() for name in ids)
         for client in clients:
             client.join()
 
