@@ -64,10 +64,11 @@ def serve(
     from service.settings import Settings
 
     flags = {"host": host, "port": port, "checkpoints": checkpoints, "insecure": insecure}
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        settings = Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        bad_parameters(error)
+        bad_parameters(error, given)
     from service.server import serve as run_server
 
     raise typer.Exit(run_server(settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -75,10 +76,15 @@ def checked(schema: type[BaseModel], **given: Any) -> Any:
         bad_parameters(error)
 
 
-def bad_parameters(error: ValidationError) -> NoReturn:
-    """Tells which flags are wrong, and why."""
-    lines = [f"--{str(item['loc'][-1]).replace('_', '-')}: {item['msg']}" for item in error.errors()]
-    raise typer.BadParameter("; ".join(lines)) from None
+def bad_parameters(error: ValidationError, flags: Collection[str] | None = None) -> NoReturn:
+    """Tells which flags are wrong, and why; what is not among `flags` came as a variable of the environment."""
+
+    def told(name: str) -> str:
+        return f"--{name.replace('_', '-')}" if flags is None or name in flags else f"RBM_{name.upper()}"
+
+    raise typer.BadParameter(
+        "; ".join(f"{told(str(item['loc'][-1]))}: {item['msg']}" for item in error.errors())
+    ) from None
 
 
 def find_model(checkpoints: Path | None, model: str | None, version: int | None) -> Model:
@@ -145,7 +151,10 @@ def write_output(content: bytes, format_name: str, out: Path | None, default_nam
 
 def write_file(path: Path, content: bytes) -> None:
     """Replaces a file as a whole: whoever reads it sees the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # the name that the user knows
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

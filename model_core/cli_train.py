@@ -39,7 +39,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model, bit for bit. [default: 0]")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data.")] = None,
-    checkpoints: Annotated[Path, typer.Option(help="Folder of models to publish in.")] = Path("checkpoints"),
+    checkpoints: Annotated[Path, typer.Option(envvar="RBM_CHECKPOINTS", help="Folder of models to publish in.")] = Path(
+        "checkpoints"
+    ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the last run of this name stopped.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away the last training of this name.")] = False,
     checkpoint: Annotated[

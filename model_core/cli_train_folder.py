@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class TrainingFolder:
         Raises:
           CliError: if another process has it.
         """
+        new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / _LOCK, "a+b") as lock:
             try:
@@ -53,7 +54,14 @@ class TrainingFolder:
                 raise CliError(
                     f"Another `rbm train` is at work in {self.path}. Wait until it ends, or train under another --name."
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                if os.listdir(self.path) == [_LOCK]:  # nothing came of it
+                    (self.path / _LOCK).unlink()
+                    with suppress(OSError):  # something else is in one of them by now
+                        for folder in new_folders:
+                            folder.rmdir()
 
     def has_checkpoints(self) -> bool:
         return any(self.path.glob("ckpt-*"))

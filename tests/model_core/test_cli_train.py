@@ -209,6 +209,22 @@ def test_wrong_usage_is_named(rbm: Rbm, words: list[str], message: str) -> None:
     assert done.status == 2 and message in done.err
 
 
+def test_a_training_that_cannot_begin_leaves_nothing_behind(rbm: Rbm, tmp_path: Path) -> None:
+    assert rbm("train", "--data", "nowhere.npz").status == 1
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    assert rbm("train", "--data", "nowhere.npz", "--checkpoints", "mine").status == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_folder_of_models_may_come_from_the_environment(
+    rbm: Rbm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBM_CHECKPOINTS", "elsewhere")
+    assert train(rbm, "--epochs", "1").status == 0
+    assert load_model(tmp_path / "elsewhere" / "digits").version == 1 and not (tmp_path / "checkpoints").exists()
+
+
 def test_names_of_models_come_from_the_data() -> None:
     assert default_name("mnist") == "mnist"
     assert default_name("/some/where/My Digits_2.npz") == "my-digits-2"
