@@ -159,7 +159,8 @@ def validation_problem(error: RequestValidationError, known: Sequence[str]) -> P
         detail = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             nearest = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"did you mean `{nearest[0]}`?" if nearest else f"this route knows {', '.join(sorted(known))}."
+            knows = f"this route knows {', '.join(sorted(known))}." if known else "this route takes none."
+            hint = f"did you mean `{nearest[0]}`?" if nearest else knows
             detail = f"there is no such parameter; {hint}"
         details.setdefault(name, detail)
     fields = [{"parameter": name, "detail": detail} for name, detail in details.items()]
@@ -174,7 +175,7 @@ def known_parameters(request: Request) -> list[str]:
     names: list[str] = []
     for parameter in dependant.query_params:
         fields = getattr(parameter.field_info.annotation, "model_fields", None)
-        names += list(fields) if fields else [parameter.alias]
+        names += [parameter.alias] if fields is None else list(fields)
     return names
 
 

@@ -1,9 +1,9 @@
 """A PNG of a page whose pixels are shown many times their size: each row of the page becomes `scale` equal lines.
 
-Pillow would filter and search every line of the enlarged picture. Small pages, of which most answers are, are packed
-by their own runs (`deflate`). In larger ones, whose size counts, a line is written once, as it is, and its repetitions
-are the filter "up" of nothing but zeros (PNG specification, section 9); runs are all that is left to find, and zlib
-has a strategy for runs. Six times faster than Pillow and a little smaller, the same pixels.
+Pillow would filter and search every line of the enlarged picture. Small pictures, which most answers are, are packed by
+the runs of the page (`deflate`): a quarter of zlib's time, for a file half as large again. In larger ones a line is
+written once, as it is, and its repetitions are the filter "up" of nothing but zeros (PNG specification, section 9):
+runs are all that is left to find, and zlib has a strategy for runs. Six times faster than Pillow, a little smaller.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from service.deflate import FARTHEST, pack_enlarged
 
-SMALL_PAGE_PIXELS = 4096  # of a page that is packed in some ten microseconds: up to five digits
+SMALL_PICTURE_PIXELS = 65_536  # of an enlarged one that takes some ten microseconds: a digit at the default scale
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_8_BIT = (8, 0, 0, 0, 0)  # bits, colour type, compression, filters, no interlacing
 _UP = 2  # the filter "difference to the line above"; none is 0
@@ -24,7 +24,7 @@ _UP = 2  # the filter "difference to the line above"; none is 0
 def encode_png(page: np.ndarray, scale: int) -> bytes:
     """A grey PNG of `page`, uint8 [height, width], enlarged by `scale`."""
     height, width = page.shape
-    small = page.size <= SMALL_PAGE_PIXELS and width * scale < FARTHEST
+    small = page.size * scale**2 <= SMALL_PICTURE_PIXELS and width * scale < FARTHEST
     pixels = pack_enlarged(page, scale) if small else _pack_large(page, scale)
     header = struct.pack(">II5B", width * scale, height * scale, *_GREY_8_BIT)
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")

@@ -77,10 +77,10 @@ class ChainParams(ModelParams):
     every: Every | Absent = Field(
         None,
         description="A frame every so many steps, 0: only the last. Default: about 30 frames for gif, apng and sse, "
-        "10 for `view=strip`, else 0.",
+        "10 for `view=strip`, else 0. Whoever reads a stream more slowly than it is made misses frames in the middle.",
     )
     view: Literal["final", "pair", "strip"] = Field(
-        "final", description="`final`; `pair`: start above, end below; `strip`: one column a frame."
+        "final", description="`final`; `pair`: start above, end below; `strip`: one column a frame, a still picture."
     )
     scale: Integer = Field(8, ge=1, le=32, description="Screen pixels a model pixel.")
     pixels: bool = Field(False, description="JSON: also the pixels as numbers.")

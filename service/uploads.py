@@ -63,12 +63,16 @@ class Intake:
           Busy: if too many are waiting already.
         """
         if self._waiting >= MAX_WAITING:
-            raise Busy("Too many uploads are waiting to be decoded", 1.0)
+            raise self._busy("Too many uploads are waiting to be decoded")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, self._timed, function, *args)
         finally:
             self._waiting -= 1
+
+    def _busy(self, reason: str) -> Busy:
+        self._metrics.rejected.labels("queue_full").inc()
+        return Busy(reason, 1.0)
 
     def _timed(self, function: Callable[..., T], *args: Any) -> T:
         with self._metrics.decode_seconds.time():
@@ -140,7 +144,8 @@ class Intake:
 
         async def receive() -> Message:
             message = await request.receive()
-            held.take(room, len(message.get("body", b"")))
+            if not held.take(room, len(message.get("body", b""))):
+                raise self._busy("Uploads of other requests fill the memory that is set aside for them")
             check(held.num_bytes)
             return message
 
@@ -179,13 +184,14 @@ class Held:
         self.num_bytes = 0
         self._room: Room | None = None
 
-    def take(self, room: Room, num_bytes: int) -> None:
-        """Raises Busy if `room` is full."""
+    def take(self, room: Room, num_bytes: int) -> bool:
+        """False if there is not so much room."""
         if room.num_bytes + num_bytes > room.limit:
-            raise Busy("Uploads of other requests fill the memory that is set aside for them", 1.0)
+            return False
         self._room = room
         room.num_bytes += num_bytes
         self.num_bytes += num_bytes
+        return True
 
     def release(self) -> None:
         if self._room is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,21 @@ def test_what_is_not_there_is_404(client: TestClient) -> None:
     assert is_problem(client.get("/web/..%2Fapp.py"), 404)
     assert is_problem(client.get("/web/../app.py"), 404)
     assert is_problem(client.get("/dream/"), 404)
+
+
+def test_a_route_without_parameters_says_so(client: TestClient) -> None:
+    assert is_problem(client.get("/models?foo=1"), 422, "`foo`", "this route takes none")
+
+
+def test_an_operator_may_allow_fewer_steps(store: Path) -> None:
+    with running_app(settings_for(store, max_steps=100)) as client:
+        assert client.get("/sample?steps=100&scale=1").status_code == 200
+        assert is_problem(client.get("/sample?steps=101"), 422, "`steps`", "at most 100 on this server")
+
+
+def test_what_can_never_be_answered_is_not_unchanged(client: TestClient) -> None:
+    answer = client.get("/sample?seed=4&n=64&scale=32", headers={"If-None-Match": "*"})
+    assert is_problem(answer, 422, "smaller `scale`")
 
 
 def test_a_wrong_method_is_405_with_allow(client: TestClient) -> None:

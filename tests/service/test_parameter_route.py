@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from fastapi.testclient import TestClient
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from service import parameter_route
-from service.schemas import SampleParams
+from service import parameter_route, schemas
+from tests.service.http_helpers import image_bytes
 
 
 def test_the_same_query_is_answered_alike_and_read_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,11 +32,14 @@ def test_without_a_seed_each_request_draws_its_own(client: TestClient) -> None:
 def test_one_route_does_not_answer_with_the_parameters_of_another(client: TestClient) -> None:
     query = "?seed=1"
     assert client.get(f"/sample{query}").headers["RBM-Steps"] == "500"
-    answer = client.post(f"/dream{query}", content=b"", headers={"Content-Type": "image/png"})
-    assert answer.status_code != 200
+    dream = client.post(f"/dream{query}", content=image_bytes(), headers={"Content-Type": "image/png"})
+    assert dream.headers["RBM-Steps"] == "20"
     assert client.get(f"/filters{query}").status_code == 422
 
 
-def test_parameters_cannot_be_changed() -> None:
+def test_no_parameters_can_be_changed() -> None:
+    models = [one for one in vars(schemas).values() if isinstance(one, type) and issubclass(one, BaseModel)]
+    parameters = [one for one in models if one.__name__.endswith("Params")]
+    assert len(parameters) >= 8 and all(one.model_config.get("frozen") for one in parameters)
     with pytest.raises(ValidationError, match="frozen"):
-        SampleParams().steps = 3  # type: ignore[misc]
+        schemas.SampleParams().steps = 3  # type: ignore[misc]

@@ -40,6 +40,26 @@ def test_any_small_page_is_what_zlib_unpacks(data: st.DataObject, scale: int) ->
     assert zlib.decompress(pack_enlarged(page, scale)) == lines.tobytes()
 
 
+@pytest.mark.parametrize("length", [*range(1, 12), *range(255, 266), *range(513, 524), 10_000])
+def test_runs_of_every_length_leave_no_rest_that_cannot_be_copied(length: int) -> None:
+    page = np.array([[7] * length + [9]], np.uint8)
+    assert zlib.decompress(pack_enlarged(page, 1)) == b"\0" + page.tobytes()
+    column = np.array([[7]] * length, np.uint8)
+    assert zlib.decompress(pack_enlarged(column, 1)) == b"\0\7" * length
+    assert zlib.decompress(pack_enlarged(column, 3)) == b"\0\7\7\7" * length * 3
+
+
+def test_pages_that_lie_otherwise_in_memory() -> None:
+    page = RNG.integers(0, 256, (6, 9)).astype(np.uint8)
+    expected = pack_enlarged(page, 2)
+    frozen = page.copy()
+    frozen.flags.writeable = False
+    for other in (np.asfortranarray(page), page.repeat(2, axis=1)[:, ::2], page[::-1][::-1], frozen):
+        assert pack_enlarged(other, 2) == expected
+    with pytest.raises(ValueError, match="must have a pixel"):
+        pack_enlarged(page[:, :0], 2)
+
+
 def test_the_longest_line_and_one_that_is_too_long() -> None:
     row = RNG.integers(0, 256, (1, FARTHEST)).astype(np.uint8)
     line = b"\0" + row[0, 1:].tobytes()
@@ -58,7 +78,7 @@ def digits(count: int) -> np.ndarray:
     return page
 
 
-@pytest.mark.parametrize(("count", "factor"), [(1, 1.5), (16, 1.1)])
+@pytest.mark.parametrize(("count", "factor"), [(1, 1.5), (2, 1.1), (16, 1.1)])
 def test_a_picture_is_about_as_large_as_pillow_makes_it(count: int, factor: float) -> None:
     page = digits(count)
     pillow = io.BytesIO()

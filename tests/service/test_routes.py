@@ -211,6 +211,15 @@ def test_inpaint_keeps_what_the_mask_marks(client: TestClient) -> None:
     assert np.array_equal(chains[0, :14], np.asarray(digit())[:14] // 255)
 
 
+def test_energies_as_csv_are_numbers(client: TestClient) -> None:
+    table = client.post("/energy?format=csv", json={"images": ROWS[:3].tolist()}).text
+    numbers = client.post("/energy?format=npy", json={"images": ROWS[:3].tolist()}).content
+    head, *rows = table.splitlines()
+    assert head == "image,free_energy,surprise" and [row.split(",")[0] for row in rows] == ["0", "1", "2"]
+    found = np.array([[float(value) for value in row.split(",")[1:]] for row in rows])
+    np.testing.assert_allclose(found, load_npy(numbers), atol=0.005)
+
+
 def test_mean_field_is_deterministic(client: TestClient) -> None:
     first, second = (post_image(client, f"/dream?steps=5&mode=mean_field&seed={seed}").content for seed in (1, 2))
     assert first == second
