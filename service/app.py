@@ -15,6 +15,7 @@ from service.errors import add_error_table
 from service.metrics import Metrics
 from service.middleware import ApiKeys, Cors, Problems, RequestContext
 from service.openapi import describe, package_version
+from service.parameter_route import ShortWay
 from service.registry import Registry
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -83,7 +84,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        state.lifecycle.stop.set()
+        state.lifecycle.stop.happen()
         await asyncio.to_thread(state.registry.stop)
         await state.scheduler.stop()
         state.intake.close()
@@ -98,6 +99,7 @@ def _warm_up() -> None:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """Added from the inside out."""
+    app.add_middleware(ShortWay, routes=list(app.router.routes))
     digests = settings.key_digests()
     if digests:
         app.add_middleware(ApiKeys, digests=digests)

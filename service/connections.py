@@ -34,8 +34,9 @@ from service.door import Door
 from service.errors import Problem, new_request_id
 from service.logs import Answered
 from service.middleware import MAX_TARGET_BYTES, REFUSED, REQUEST_ID
+from service.once import GONE, Once
 from service.settings import Settings
-from service.writes import GatheringTransport
+from service.writes import GatheringTransport, ReadersClock
 
 
 def make_protocol(
@@ -72,9 +73,6 @@ class LimitedProtocol(HttpToolsProtocol):
     is_draining: Callable[[], bool]
     _phase = ""
     _clock: asyncio.TimerHandle | None = None
-    _write_clock: asyncio.TimerHandle | None = None
-    _write_began = 0.0
-    _unsent = 0  # bytes of answers that waited for the client then
     _phase_began = 0.0
     _received = 0  # bytes in this phase
     _reading = ""  # the part of a request that the parser is in: "head", "body", or "" between requests
@@ -85,7 +83,9 @@ class LimitedProtocol(HttpToolsProtocol):
     # What asyncio tells.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(GatheringTransport(transport, self.loop, self._last_answer))  # type: ignore[arg-type]
+        gathering = GatheringTransport(transport, self.loop, self._last_answer)
+        self._readers_clock = ReadersClock(gathering, self.loop, self.limits.write_seconds, self.limits.min_body_rate)
+        super().connection_made(gathering)  # type: ignore[arg-type]
         self._enter("head")
         if len(self.silent) > self.limits.max_idle_connections:
             next(iter(self.silent))._close()
@@ -110,20 +110,20 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._enter("")
-        self._stop_write_clock()
+        self._readers_clock.stop()
         if self._active is not None and not self._active.response_complete:
             _abandon(self._active)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._start_write_clock()
+        self._readers_clock.start()
 
     def resume_writing(self) -> None:
-        self._stop_write_clock()
+        self._readers_clock.stop()
         super().resume_writing()
         if self.transport.is_closing():
-            self._start_write_clock()  # nobody writes any more, and some is left
+            self._readers_clock.start()  # nobody writes any more, and some is left
 
     # What the parser and the answer tell.
 
@@ -150,6 +150,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
         cycle.keep_alive = cycle.keep_alive and not self.is_draining()
+        _scope(cycle)[GONE] = Once()
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -222,25 +223,6 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._refuse(Problem(408, f"The body did not arrive within {allowed:.0f} s."))
 
-    def _start_write_clock(self) -> None:
-        if self._write_clock is None:
-            self._write_began, self._unsent = time.monotonic(), self.transport.get_write_buffer_size()
-            self._write_clock = self.loop.call_later(self.limits.write_seconds, self._reader_is_late)
-
-    def _stop_write_clock(self) -> None:
-        if self._write_clock is not None:
-            self._write_clock.cancel()
-            self._write_clock = None
-
-    def _reader_is_late(self) -> None:
-        taken = self._unsent - self.transport.get_write_buffer_size()
-        allowed = self.limits.write_seconds + taken / self.limits.min_body_rate
-        left = allowed - (time.monotonic() - self._write_began)
-        if left > 0:
-            self._write_clock = self.loop.call_later(left, self._reader_is_late)
-            return
-        self.transport.abort()
-
     # Endings.
 
     def send_400_response(self, msg: str) -> None:
@@ -254,8 +236,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 active.keep_alive = False
                 return
             may_answer = may_answer and not active.response_started
-            scope: Any = active.scope
-            request_id, scope[REFUSED] = scope.get(REQUEST_ID, ""), problem.status
+            request_id, _scope(active)[REFUSED] = _scope(active).get(REQUEST_ID, ""), problem.status
             _abandon(active)
         elif self._is_reading_body():
             may_answer = False  # it was answered
@@ -286,10 +267,16 @@ class LimitedProtocol(HttpToolsProtocol):
             self._enter("")
             self.transport.end()  # type: ignore[attr-defined]
         if self.transport.get_write_buffer_size():
-            self._start_write_clock()
+            self._readers_clock.start()
 
 
 def _abandon(cycle: RequestResponseCycle) -> None:
     """Tells the app that its client has left: it answers nothing."""
     cycle.disconnected = True
     cycle.message_event.set()
+    _scope(cycle)[GONE].happen()
+
+
+def _scope(cycle: RequestResponseCycle) -> Any:
+    """More stands in it than its type says."""
+    return cycle.scope

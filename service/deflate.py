@@ -41,7 +41,9 @@ def pack_enlarged(page: np.ndarray, scale: int) -> bytes:
     # At most: a byte of 9 bits and a copy of 18 for each pixel, more copies for the longest runs, and of 31 for a line.
     room = 64 + height * (4 * (width + copies) + 4 * scale * copies)
     out = np.empty(room, np.uint8)
-    length = _pack(np.require(page, np.uint8, ["C", "W"]), scale, _codes(line), out)  # one type: compiled once
+    if not (page.flags.c_contiguous and page.flags.writeable):
+        page = page.copy()  # compiled code is for one type
+    length = _pack(page, scale, _codes(line), out)
     return out[:length].tobytes()
 
 

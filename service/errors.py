@@ -151,10 +151,14 @@ _TABLE: dict[type[Exception], Callable[[Any], Problem]] = {
 }
 
 
-def validation_problem(error: RequestValidationError, known: Sequence[str]) -> Problem:
-    """A parameter that is unknown or out of range: says which, and the nearest name of those `known`."""
+def validation_problem(found: Sequence[Mapping[str, Any]], known: Sequence[str]) -> Problem:
+    """A parameter that is unknown or out of range: says which, and the nearest name of those `known`.
+
+    Args:
+      found: what Pydantic says is wrong, each with its place (where, name).
+    """
     details: dict[str, str] = {}
-    for item in error.errors():
+    for item in found:
         name = str(item["loc"][1] if len(item["loc"]) > 1 else item["loc"][0])  # (where, name, branch of a union)
         detail = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
@@ -184,7 +188,7 @@ def add_error_table(app: FastAPI) -> None:
 
     async def from_framework(request: Request, error: Exception) -> Response:
         if isinstance(error, RequestValidationError):
-            raise validation_problem(error, known_parameters(request)) from None
+            raise validation_problem(error.errors(), known_parameters(request)) from None
         raise _from_http(error) from None
 
     app.add_exception_handler(RequestValidationError, from_framework)

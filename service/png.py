@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,8 +27,7 @@ def encode_png(page: np.ndarray, scale: int) -> bytes:
     height, width = page.shape
     small = page.size * scale**2 <= SMALL_PICTURE_PIXELS and width * scale < FARTHEST
     pixels = pack_enlarged(page, scale) if small else _pack_large(page, scale)
-    header = struct.pack(">II5B", width * scale, height * scale, *_GREY_8_BIT)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    return _head(width * scale, height * scale) + _chunk(b"IDAT", pixels) + _END
 
 
 def _pack_large(page: np.ndarray, scale: int) -> bytes:
@@ -39,5 +39,13 @@ def _pack_large(page: np.ndarray, scale: int) -> bytes:
     return packer.compress(lines.data) + packer.flush()
 
 
+@lru_cache(256)
+def _head(width: int, height: int) -> bytes:
+    return _SIGNATURE + _chunk(b"IHDR", struct.pack(">II5B", width, height, *_GREY_8_BIT))
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+_END = _chunk(b"IEND", b"")

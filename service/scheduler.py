@@ -4,13 +4,13 @@ Engine threads, one a core, do **slices** of 2 to 4 ms of work, 16 in a crowd, f
 
     submit --admission--> line --pick--> the crew: engine.advance --settle--> line again, or a frame, or the end
 
-Who goes first is the `Line`'s rule: small jobs, with every fourth slice for the oldest. One slice holds chains of
+Who goes first is the `Line`'s rule: small jobs, with a quarter of the work for the oldest. One slice holds chains of
 several jobs of the same model where they fit. That is free: a chain's bits depend neither on its neighbours nor on
 how its steps are cut.
 
 All books are kept on the event loop, a few dozen microseconds a slice, and so need no lock; it never computes. The
-threads (`crew`) know nothing of jobs. Slices that take somebody to a frame or the end are posted ahead, up to one a
-thread, so that none stands idle while the loop is busy; a piece of a long way waits for a free thread.
+threads (`crew`) know nothing of jobs. A slice that takes somebody to a frame or the end is posted ahead, so that no
+thread stands idle while the loop is busy; a piece of a long way waits for a free thread.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Scheduler:
 
     def start(self) -> None:
         """Starts the engine threads; on the event loop that submits."""
-        self._crew = Crew(self.engine, self._num_threads, room=2 * self._num_threads, clock=self._clock)
+        self._crew = Crew(self.engine, self._num_threads, room=self._num_threads + 1, clock=self._clock)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._crew.fileno(), self._collect)
         self._feed()

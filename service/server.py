@@ -165,5 +165,5 @@ class DrainingServer(uvicorn.Server):
             server.close()
         await asyncio.sleep(0.05)
         last_words = max(0.0, self._settings.drain_seconds - _LAST_WORDS)
-        asyncio.get_running_loop().call_later(last_words, self._app.state.lifecycle.stop.set)
+        asyncio.get_running_loop().call_later(last_words, self._app.state.lifecycle.stop.happen)
         await super().shutdown(sockets)

@@ -1,7 +1,7 @@
 """Waiting for work while watching the client, and server-sent events.
 
-A client that leaves cancels its work: a task awaits `receive`, which tells of the leaving, also behind middleware.
-A server that stops tells whoever still waits: the last event of a stream, or 503.
+A client that leaves cancels its work: our own server tells of it, and under another one a task awaits `receive`, which
+tells too, also behind middleware. A server that stops tells whoever still waits: the last event of a stream, or 503.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.errors import busy, problem_body, to_problem
 from service.jobs import Frame
+from service.once import GONE, Once
 from service.tickets import Ticket
 
 logger = logging.getLogger("rbm.stream")
@@ -24,40 +25,17 @@ _STOPPED = "The server is shutting down and could not finish this"
 
 
 class Lifecycle:
-    """Where the server is in its life: `draining` since the first signal, `stop` is set just before the end."""
+    """Where the server is in its life: `draining` since the first signal, `stop` happens just before the end."""
 
     def __init__(self) -> None:
         self.draining = False
-        self.stop = asyncio.Event()
-        self._listeners: set[Callable[[], None]] = set()
-        self._telling = asyncio.ensure_future(self._tell())
-
-    def tell(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` when `stop` is set, or now if it was; until `forget`."""
-        self._listeners.add(listener)
-        if self._telling.done():
-            listener()
-
-    def forget(self, listener: Callable[[], None]) -> None:
-        self._listeners.discard(listener)
-
-    async def _tell(self) -> None:
-        await self.stop.wait()
-        for listener in list(self._listeners):
-            listener()
-
-
-async def gone(request: Request) -> None:
-    """Returns when the client has left. The body must have been read, or must not be wanted."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        self.stop = Once()
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client leaves or the server stops.
 
-    `work` stays in this task and is interrupted as `asyncio.timeout` does it: of three tasks that wait for each other
-    only the one that watches the client is left.
+    `work` stays in this task and is interrupted as `asyncio.timeout` does it.
 
     Raises:
       ClientDisconnect: the client left.
@@ -73,26 +51,36 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
             reasons.append(reason)
             task.cancel()
 
-    def left(_: asyncio.Future[None]) -> None:
+    def left() -> None:
         interrupt(ClientDisconnect())
 
     def stopping() -> None:
         interrupt(busy(503, _STOPPED, 1.0))
 
-    lifecycle = request.app.state.lifecycle
-    leaving = asyncio.get_running_loop().create_task(gone(request))
-    leaving.add_done_callback(left)
+    stop, gone, watcher = request.app.state.lifecycle.stop, request.scope.get(GONE), None
+    if gone is None:
+        gone = Once()
+        watcher = asyncio.get_running_loop().create_task(_watch(request, gone))
     try:
-        lifecycle.tell(stopping)
+        stop.tell(stopping)
+        gone.tell(left)
         return await work
     except asyncio.CancelledError:
         if reasons and task.uncancel() <= before:
             raise reasons.pop() from None  # the frame, which the traceback holds, lets go of it
         raise
     finally:
-        lifecycle.forget(stopping)
-        leaving.remove_done_callback(left)
-        leaving.cancel()
+        stop.forget(stopping)
+        gone.forget(left)
+        if watcher is not None:
+            watcher.cancel()
+
+
+async def _watch(request: Request, gone: Once) -> None:
+    """Waits for the client's leaving. The body must have been read, or must not be wanted."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    gone.happen()
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:

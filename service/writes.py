@@ -1,12 +1,14 @@
 """Writes that leave together: a head and its body in one packet, one call of the system, one awakening of the client.
 
-uvicorn writes them one after the other, and a transport that has nothing waiting sends each at once.
+uvicorn writes them one after the other, and a transport that has nothing waiting sends each at once. And a clock for
+the client who does not read them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -67,3 +69,32 @@ class GatheringTransport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+class ReadersClock:
+    """Drops a client who does not read its answers in `seconds` plus the bytes that it takes / `min_rate`."""
+
+    def __init__(
+        self, transport: GatheringTransport, loop: asyncio.AbstractEventLoop, seconds: float, min_rate: int
+    ) -> None:
+        self._transport, self._loop, self._seconds, self._min_rate = transport, loop, seconds, min_rate
+        self._timer: asyncio.TimerHandle | None = None
+        self._began, self._unsent = 0.0, 0  # and the bytes that waited for the client then
+
+    def start(self) -> None:
+        if self._timer is None:
+            self._began, self._unsent = time.monotonic(), self._transport.get_write_buffer_size()
+            self._timer = self._loop.call_later(self._seconds, self._look)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        taken = self._unsent - self._transport.get_write_buffer_size()
+        left = self._seconds + taken / self._min_rate - (time.monotonic() - self._began)
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._transport.abort()

@@ -234,17 +234,6 @@ def test_help_imports_nothing_heavy() -> None:
         assert f" {command} " in shown
 
 
-def test_what_is_wrong_in_the_environment_is_told_by_its_name_there(rbm: Rbm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RBM_LOG_FORMAT", "xml")
-    ended = rbm("serve", "--port", "-1")
-    assert ended.status == 2 and "RBM_LOG_FORMAT: " in ended.err and "--port: " in ended.err
-
-
-def test_a_file_that_cannot_be_written_is_told_by_its_own_name(rbm: Rbm, tmp_path: Path) -> None:
-    ended = rbm("sample", "--steps", "0", "-o", tmp_path / "nowhere" / "x.png")
-    assert ended.status == 1 and f"{tmp_path}/nowhere/x.png: No such file" in ended.err
-
-
 def test_serve_hands_its_flags_to_the_server(rbm: Rbm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import service.server
     from service.settings import Settings

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from service.errors import Problem
 from service.jobs import Cancelled, DeadlinePassed, EngineFailed, Frame
+from service.once import GONE, Once
 from service.streaming import Lifecycle, events, while_connected
 from service.tickets import Ticket
 from tests.service.fakes import make_job
@@ -84,32 +85,49 @@ def test_a_refusal_is_forgotten_when_it_is_answered(
 
 def bare_request(**further: Any) -> Any:
     state = SimpleNamespace(lifecycle=Lifecycle())
-    return SimpleNamespace(app=SimpleNamespace(state=state), **further)
+    return SimpleNamespace(**{"app": SimpleNamespace(state=state), "scope": {}, **further})
 
 
-def test_a_client_that_left_is_forgotten() -> None:
+@pytest.mark.parametrize("ours", [True, False], ids=["under our server", "under another"])
+def test_a_client_that_left_is_forgotten(ours: bool) -> None:
     async def leave() -> None:
         async def receive() -> dict[str, str]:
             await asyncio.sleep(0)
             return {"type": "http.disconnect"}
 
-        request = bare_request(receive=receive)
+        gone = Once()
+        request = bare_request(receive=receive, scope={GONE: gone} if ours else {})
+        asyncio.get_running_loop().call_soon(gone.happen)
         with pytest.raises(ClientDisconnect):
             await while_connected(request, asyncio.sleep(60))
-        assert not request.app.state.lifecycle._listeners
+        assert not request.app.state.lifecycle.stop._listeners and not gone._listeners
 
     with no_errors_left():
         asyncio.run(leave())
 
 
-def test_whoever_was_answered_is_forgotten() -> None:
+@pytest.mark.parametrize("ours", [True, False], ids=["under our server", "under another"])
+def test_whoever_was_answered_is_forgotten(ours: bool) -> None:
     async def stay() -> None:
-        request = bare_request(receive=asyncio.Event().wait)
+        gone = Once()
+        request = bare_request(receive=asyncio.Event().wait, scope={GONE: gone} if ours else {})
         for _ in range(3):
             assert await while_connected(request, asyncio.sleep(0, "done")) == "done"
-        assert not request.app.state.lifecycle._listeners
+        assert not request.app.state.lifecycle.stop._listeners and not gone._listeners
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1  # nobody watches any more
 
     asyncio.run(stay())
+
+
+def test_who_had_left_before_has_left() -> None:
+    async def leave() -> None:
+        gone = Once()
+        gone.happen()
+        with pytest.raises(ClientDisconnect):
+            await while_connected(bare_request(scope={GONE: gone}), asyncio.sleep(60))
+
+    asyncio.run(leave())
 
 
 @pytest.mark.parametrize("error", [Cancelled, DeadlinePassed, EngineFailed])

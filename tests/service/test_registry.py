@@ -68,23 +68,6 @@ def break_version(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content)
 
 
-def test_what_is_compiled_first_fails_tells_why_and_is_tried_again(tmp_path: Path) -> None:
-    add_version(tmp_path)
-    ready_before: list[bool] = []
-
-    def warm_up() -> None:
-        ready_before.append(registry.ready())
-        if len(ready_before) == 1:
-            raise OSError("planted")
-
-    registry = make_registry(tmp_path, warm_up=warm_up, poll_seconds=0.2)
-    registry.start()
-    wait_for(lambda: "planted" in (registry.why_not_ready() or ""))
-    wait_for(registry.ready)
-    registry.stop()
-    assert ready_before[:2] == [False, False]
-
-
 def test_starts_without_a_version_says_why_and_recovers(tmp_path: Path) -> None:
     registry = make_registry(tmp_path / "later", default_model="mnist", poll_seconds=0.01)
     with pytest.raises(NotReady, match="being loaded"):
@@ -128,58 +111,6 @@ def test_a_bad_version_leaves_the_old_one_serving_and_is_read_once(
     break_version(folder)  # the bit is turned back: repaired
     registry.poll()
     assert (registry.get().version, registry.problems()) == (2, [])
-
-
-def test_other_files_under_the_same_number_are_another_model(tmp_path: Path) -> None:
-    """Somebody removes a model and publishes one anew, which begins at version 1 again."""
-    add_version(tmp_path, 1)
-    registry = make_registry(tmp_path)
-    registry.poll()
-    first = registry.get()
-    shutil.rmtree(tmp_path / "mnist")
-    registry.poll()
-    assert registry.get() is first
-    add_version(tmp_path, 2)
-    registry.poll()
-    assert registry.get().version == first.version == 1 and registry.get().params.weights[0, 0] == 2
-    add_version(tmp_path, 3)
-    registry.poll()
-    assert registry.get(version=1).params.weights[0, 0] == 2  # out of memory: its files are still there
-    shutil.rmtree(tmp_path / "mnist")
-    add_version(tmp_path, 4)
-    registry.poll()
-    assert registry.get().version == 1 and registry.get().params.weights[0, 0] == 4
-
-
-def test_damage_to_what_is_served_is_reported_and_it_stays_in_service(tmp_path: Path) -> None:
-    add_version(tmp_path, 1)
-    folder = add_version(tmp_path, 2)
-    registry = make_registry(tmp_path)
-    registry.poll()
-    served, whole = registry.get(), (folder / "model.safetensors").read_bytes()
-    break_version(folder)
-    for _ in range(3):
-        registry.poll()
-    assert registry.get() is served and [bad.version for bad in registry.problems()] == [2]
-    (folder / "model.safetensors").write_bytes(whole)
-    registry.poll()
-    assert registry.get().version == 2 and registry.problems() == []
-
-
-def test_an_empty_folder_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    registry = make_registry(tmp_path / "nowhere")
-    for _ in range(3):
-        registry.poll()
-    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert "nowhere" in record.getMessage() and not registry.ready()
-
-
-def test_how_fast_the_engine_is_is_told_before_the_first_request(tmp_path: Path) -> None:
-    add_version(tmp_path)
-    told: dict[str, tuple[int, float]] = {}
-    registry = make_registry(tmp_path, expect=lambda kind, steps, seconds: told.update({kind.mode: (steps, seconds)}))
-    registry.poll()
-    assert set(told) == {"gibbs", "mean_field"} and all(steps > 0 and took > 0 for steps, took in told.values())
 
 
 def test_a_model_that_cannot_be_warmed_is_a_bad_version(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ async def asgi_call(
     async def send(message: Any) -> None:
         sent.append(message)
         if stop_after and stop_after in message.get("body", b""):
-            app.state.lifecycle.stop.set()
+            app.state.lifecycle.stop.happen()
         if leave_after and sum(item["type"] == "http.response.body" for item in sent) >= leave_after:
             left.set()
 
@@ -154,7 +154,7 @@ def test_work_that_waits_is_told_when_the_server_stops(settings: Settings) -> No
         async with app.router.lifespan_context(app):
             while app.state.registry.why_not_ready():
                 await asyncio.sleep(0.01)
-            asyncio.get_running_loop().call_later(0.2, app.state.lifecycle.stop.set)
+            asyncio.get_running_loop().call_later(0.2, app.state.lifecycle.stop.happen)
             return await asgi_call(app, "/sample", "steps=10000&n=64&timeout=100", None)
 
     sent = asyncio.run(scenario())
