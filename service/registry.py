@@ -90,7 +90,7 @@ class Registry:
         newest = served.get(name)
         if newest is not None and version in (None, newest.version):
             return newest
-        if newest is None and name not in self._versions and served:
+        if newest is None and name not in self._versions and served and self._looked:
             raise UnknownModel(name, sorted(served))
         if version is None or not self._looked or (newest is None and name not in self._versions):
             raise NotReady(self._why_not_ready(name), self._poll_seconds)

@@ -20,7 +20,15 @@ from service.jobs import Cancelled, ChainJob, DeadlinePassed
 from service.scheduler import Scheduler, serving_engine
 from service.served_model import ServedModel
 from tests.service.fakes import outcome, step_by_hand
-from tests.service.http_helpers import is_problem, load_npy, publish_tiny, running_app, settings_for, tiny_params
+from tests.service.http_helpers import (
+    is_problem,
+    load_npy,
+    publish_tiny,
+    running_app,
+    settings_for,
+    tiny_params,
+    wait_until,
+)
 
 ROUNDS = 12
 
@@ -44,6 +52,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     publish_with(checkpoints, "odd", b"not a ladder")
     publish_tiny(checkpoints, "plain")
     with running_app(settings_for(checkpoints)) as client:
+        wait_until(lambda: len(client.get("/models").json()["models"]) == 4)
         yield client
 
 

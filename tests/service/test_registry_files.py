@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.jobs import NotReady, UnknownModel
 from tests.service.test_registry import add_version, break_version, make_registry, wait_for
 
 
@@ -61,6 +62,24 @@ def test_damage_to_what_is_served_is_reported_and_it_stays_in_service(tmp_path: 
     (folder / "model.safetensors").write_bytes(whole)
     registry.poll()
     assert registry.get().version == 2 and registry.problems() == []
+
+
+def test_while_others_are_loaded_a_model_is_not_unknown_yet(tmp_path: Path) -> None:
+    add_version(tmp_path, 1, "first")
+    add_version(tmp_path, 2, "second")
+    registry, told = make_registry(tmp_path, default_model="first"), []
+
+    def load_and_ask(name: str, version: int) -> object:
+        with pytest.raises(NotReady, match="being loaded"):
+            registry.get("second")
+        told.append(name)
+        return load(name, version)
+
+    load, registry._load = registry._load, load_and_ask  # type: ignore[method-assign,assignment]
+    registry.poll()
+    assert told == ["first", "second"] and registry.get("second").version == 1
+    with pytest.raises(UnknownModel):
+        registry.get("third")
 
 
 def test_an_empty_folder_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
