@@ -38,6 +38,8 @@ from service.once import GONE, Once
 from service.settings import Settings
 from service.writes import GatheringTransport, ReadersClock
 
+_PIECE_BYTES = 16_384  # of a body, before the app is told: to wake it for each byte would cost as much as a request
+
 
 def make_protocol(
     settings: Settings,
@@ -142,6 +144,13 @@ class LimitedProtocol(HttpToolsProtocol):
             raise ValueError("one Host is needed (RFC 9112, section 3.2)")  # uvicorn answers 400
         super().on_headers_complete()
         self._reading = "body"
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle.response_complete:
+            return  # nobody wants it any more
+        self.cycle.body += body
+        if len(self.cycle.body) >= _PIECE_BYTES:
+            super().on_body(b"")  # wakes the app, which the end of the body does as well
 
     def on_message_complete(self) -> None:
         self._reading = ""

@@ -24,7 +24,13 @@ _IMAGES = {
     "description": "Rows of pixels, 0 to 1. As many as the model has: 784, or 28 rows of 28.",
 }
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
-_TEXTS = {"type": "array", "items": {"type": "string"}}
+_INTEGERS = {"type": "array", "items": {"type": "integer"}}
+_PNGS = {"type": "array", "items": {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}}
+_INVERTED = {
+    "type": "array",
+    "items": {"type": "boolean"},
+    "description": "Of each uploaded image: were ink and paper swapped?",
+}
 _MODEL_FIELDS = {"model": {"type": "string"}, "version": {"type": "integer"}}
 _COMPUTED_HEADERS = {
     "RBM-Model": "Name of the model that answered.",
@@ -40,6 +46,11 @@ _UPLOADING = (*_COMPUTING, 413, 415)
 
 def _object(**fields: Any) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(fields)}
+
+
+def _closed(fields: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    """These fields, some of them not always, and no others."""
+    return {**_object(**fields), "properties": fields | optional, "additionalProperties": False}
 
 
 def _problems(*statuses: int) -> Responses:
@@ -64,14 +75,21 @@ def _headers(*names: str) -> dict[str, Any]:
 
 def picture_answers(cached: bool = False) -> Responses:
     """Of the routes that run chains."""
-    document = _object(
-        **_MODEL_FIELDS,
-        seed={"type": "integer"},
-        steps={"type": "integer"},
-        temperature={"type": "number"},
-        images={**_TEXTS, "description": "Base64 PNG, one a chain."},
-        free_energy={**_NUMBERS, "description": "Nats, one a chain."},
-    )
+    fields = _MODEL_FIELDS | {
+        "seed": {"type": "integer"},
+        "steps": {"type": "integer"},
+        "temperature": {"type": "number"},
+        "output": {"enum": ["probabilities", "samples"]},
+        "images": {**_PNGS, "description": "One a chain."},
+        "inputs": {**_PNGS, "description": "What each chain began with: for uploads, what the model saw."},
+        "free_energy": {**_NUMBERS, "description": "Nats, one a chain."},
+    }
+    pixels = {"type": "array", "items": _NUMBERS, "description": "With `pixels=true`: a row a chain."}
+    frame = _closed({"step": {"type": "integer"}, "images": _PNGS})
+    frames = {"type": "array", "items": frame, "description": "With `every`."}
+    # Only what runs from an upload has one.
+    optional = {} if cached else {"inverted": _INVERTED}
+    document = _closed(fields | optional, pixels=pixels, frames=frames)
     answer = {
         "description": "A picture, or what else was asked for. Events of a stream: `queued`, `frame`, `done`, `error`.",
         "content": _content(PICTURE_FORMATS, document),
@@ -83,16 +101,15 @@ def picture_answers(cached: bool = False) -> Responses:
 
 def table_answers(what: str) -> Responses:
     """Of `/features` and `/energy`."""
+    fields: dict[str, Any] = _MODEL_FIELDS | {"inverted": _INVERTED}
+    seed = {"type": "integer", "description": "What samples were drawn with."}
     if what == "Features":
-        document = _object(
-            **_MODEL_FIELDS,
-            kind={"type": "string"},
-            shape={"type": "array", "items": {"type": "integer"}},
-            features={"type": "array", "items": _NUMBERS},
-        )
+        kind = {"enum": ["probabilities", "logits", "samples"]}
+        features = {"type": "array", "items": _NUMBERS}
+        document = _closed(fields | {"kind": kind, "shape": _INTEGERS, "features": features}, seed=seed)
     else:
         surprise = {"type": ["array", "null"], "items": {"type": "number", "minimum": 0, "maximum": 100}}
-        document = _object(**_MODEL_FIELDS, seed={"type": "integer"}, free_energy=_NUMBERS, surprise=surprise)
+        document = _closed(fields | {"seed": seed, "free_energy": _NUMBERS, "surprise": surprise})
     headers = _headers("RBM-Model", "RBM-Version", "Server-Timing")
     content = _content(TABLE_FORMATS, document)
     answer = {"description": f"{what}, a row an image.", "content": content, "headers": headers}
@@ -100,7 +117,7 @@ def table_answers(what: str) -> Responses:
 
 
 def filter_answers() -> Responses:
-    document = _object(**_MODEL_FIELDS, units={"type": "array", "items": {"type": "integer"}}, images=_TEXTS)
+    document = _closed(_MODEL_FIELDS | {"units": _INTEGERS, "images": _PNGS})
     answer = {"description": "The filters.", "content": _content(FILTER_FORMATS, document)}
     unchanged: Responses = {304: {"description": "You have these bytes already (If-None-Match)."}}
     return {200: answer, **unchanged, **_problems(*_COMPUTING)}
@@ -137,8 +154,8 @@ def image_body(many: bool = False) -> dict[str, Any]:
     """An image as it is, in a form, or arrays."""
     file = {"type": "array", "items": _IMAGE_FIELD, "minItems": 1} if many else _IMAGE_FIELD
     content: dict[str, Any] = {media_type: {"schema": _IMAGE_FIELD} for media_type in IMAGE_TYPES}
-    content[FORM_TYPE] = {"schema": _closed(file=file)}
-    content[ARRAY_TYPES[0]] = {"schema": _closed(images=_IMAGES)}
+    content[FORM_TYPE] = {"schema": _closed({"file": file})}
+    content[ARRAY_TYPES[0]] = {"schema": _closed({"images": _IMAGES})}
     content[ARRAY_TYPES[1]] = {"schema": {**_BINARY, "description": "[n, 784] or [n, 28, 28], uint8 or float in 0..1."}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -147,14 +164,10 @@ def inpaint_body() -> dict[str, Any]:
     """An image with a mask of its size; white, or 1, is kept."""
     mask = {**_ROW, "description": "1 keeps a pixel, 0 dreams it (see `keep`). One mask, or one an image."}
     content = {
-        FORM_TYPE: {"schema": _closed(file=_IMAGE_FIELD, mask={**_BINARY, "description": "White is kept."})},
-        ARRAY_TYPES[0]: {"schema": _closed(images=_IMAGES, mask=mask)},
+        FORM_TYPE: {"schema": _closed({"file": _IMAGE_FIELD, "mask": {**_BINARY, "description": "White is kept."}})},
+        ARRAY_TYPES[0]: {"schema": _closed({"images": _IMAGES, "mask": mask})},
     }
     return {"requestBody": {"required": True, "content": content}}
-
-
-def _closed(**fields: Any) -> dict[str, Any]:
-    return {**_object(**fields), "additionalProperties": False}
 
 
 def package_version() -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from service.connections import make_protocol
+from service.door import Door
+from service.settings import Settings
 from tests.service.http_helpers import ServerProcess, read_all, serving, wait_until
 
 SAMPLE = b"GET /sample?steps=2000&n=8&seed=1 HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -106,3 +114,38 @@ def test_an_old_client_needs_no_host(server: ServerProcess) -> None:
 def test_a_head_that_begins_while_another_request_runs_is_limited_too(server: ServerProcess) -> None:
     answers = talk(server, SAMPLE, b"GET /healthz HTTP/1.1\r\nX-Long: " + b"a" * 4_000_000, pause=0.02)
     assert statuses(answers) == [b"200", b"431"]
+
+
+def test_a_body_that_drips_does_not_wake_the_app_for_each_drop() -> None:
+    pieces: list[bytes] = []
+
+    async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        while (message := await receive())["more_body"]:
+            pieces.append(message["body"])
+        pieces.append(message["body"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def drive(body: bytes, drop: int) -> None:
+        pieces.clear()
+        protocol = make_protocol(Settings(), Door(1, lambda: None))
+        config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        state, (ours, theirs) = ServerState(), socket.socketpair()
+        with theirs:
+            make = functools.partial(protocol, config=config, server_state=state, app_state={})
+            transport, connection = await asyncio.get_running_loop().connect_accepted_socket(make, ours)
+            connection.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+            for begin in range(0, len(body), drop):
+                await asyncio.sleep(0)
+                connection.data_received(body[begin : begin + drop])
+            async with asyncio.timeout(10.0):
+                while not state.total_requests:
+                    await asyncio.sleep(0.001)
+            transport.close()
+        assert b"".join(pieces) == body
+
+    asyncio.run(drive(bytes(range(200)), 1))
+    assert len(pieces) <= 2
+    asyncio.run(drive(bytes(range(256)) * 1000, 1000))
+    assert 10 <= len(pieces) <= 20  # nor does a long one wait for its end

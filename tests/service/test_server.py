@@ -71,3 +71,16 @@ def test_what_was_loaded_is_not_looked_through_again() -> None:
 def test_before_a_model_is_there_the_collector_goes_its_own_way() -> None:
     tick(make_server(ready=False), 0, 1)
     assert gc.isenabled()
+
+
+def test_what_has_survived_is_looked_at_every_ten_seconds() -> None:
+    server = make_server(ready=True)
+    tick(server, 0)
+    old = Knot()
+    found = weakref.ref(old)
+    tick(server, 10, 20)  # it grows old
+    del old
+    tick(server, 30, 90)
+    assert found() is not None
+    tick(server, 100)
+    assert found() is None
