@@ -16,6 +16,7 @@ from service.metrics import Metrics
 from service.middleware import ApiKeys, Cors, Problems, RequestContext
 from service.openapi import describe, package_version
 from service.parameter_route import ShortWay
+from service.quick import QuickCalls
 from service.registry import Registry
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -67,6 +68,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.lifecycle = Lifecycle()
     state.intake = Intake(settings.max_image_bytes, settings.max_array_bytes, state.metrics)
     state.encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
+    # One thread, whoever asks: to read and warm a version takes 40 ms of a core.
+    state.old_versions = QuickCalls("requests for older versions", num_threads=1, most=8)
     state.scheduler = Scheduler(
         num_threads=settings.threads, max_job_seconds=settings.budget_seconds, metrics=state.metrics
     )
@@ -89,6 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await state.scheduler.stop()
         state.intake.close()
         state.encoders.shutdown(wait=False, cancel_futures=True)
+        state.old_versions.stop()
 
 
 def _warm_up() -> None:

@@ -15,8 +15,8 @@ A client must read its answer in `write_seconds` plus the bytes taken / `min_bod
 phase head, idle or end cost a socket and hardly more; above `max_idle_connections` of them the oldest is closed, so a
 thousand silent sockets never stand in the way of one that has something to ask.
 
-The parser is llhttp, by way of httptools, which is half the price of a request in Python. What comes after a request
-that is under way is not parsed before that one is answered.
+The parser is llhttp, by way of httptools, which is half the price of a request in Python. What comes while a request is
+worked on is not parsed before that one is answered; what came in the same read as its end is, and waits in uvicorn.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class LimitedProtocol(HttpToolsProtocol):
         date = self.server_state.default_headers
         if between and not self._reading and (refusal := self.door.refusal(data, date)) is not None:
             self._enter("idle")
+            self._is_heard()
             self.transport.write_now(refusal)  # type: ignore[attr-defined]
             self._unset_keepalive_if_required()
             self._expect_more()
@@ -166,7 +167,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
         self._look()
-        if self._held and self._phase in ("head", "idle"):
+        if self._held and self._phase in ("head", "body", "idle"):
             held, self._held = self._held, b""
             self.data_received(held)
 
@@ -214,9 +215,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._clock = self.loop.call_later(self.limits.body_seconds, self._body_is_late)
         elif phase == "end":
             self._clock = self.loop.call_later(self.limits.linger_seconds, self._close)
+        self._is_heard()
+
+    def _is_heard(self) -> None:
+        """Takes the connection out of the silent ones, or puts it at their young end."""
         self.silent.pop(self, None)
-        if phase in ("head", "idle", "end"):
-            self.silent[self] = None  # at the end: the youngest
+        if self._phase in ("head", "idle", "end"):
+            self.silent[self] = None
 
     def _head_is_late(self) -> None:
         if self._received or self._reading:

@@ -107,16 +107,16 @@ class Line:
     def _fill(self, lead: Run, allowance: int, budget: int, num_takers: int) -> list[Turn]:
         """The lead's first part, cut to the allowance; then whoever is next in line, as long as it fits whole."""
         first, num_alike = lead.waiting[0], self._num_waiting[lead.rank]
-        alike = _is_whole(first, allowance)
-        num_steps = first.leg if alike else max(1, allowance // first.num_chains)
+        is_whole = _is_whole(first, allowance)
+        num_steps = first.leg if is_whole else max(1, allowance // first.num_chains)
         turns = [Turn(first, num_steps)]
-        work = num_steps * first.num_chains
+        work, all_alike = num_steps * first.num_chains, is_whole
         max_parts = len(self) if num_takers == 1 else math.ceil(num_alike / num_takers)
         for part in self._companions(lead):
             work += part.leg * part.num_chains
             # Small jobs never wait for large ones in the same slice of a crowd, only for their like.
-            alike = alike and part.run.rank == lead.rank and _is_whole(part, budget)
-            most = _MOST_IN_CROWD if alike and len(turns) < num_alike // _CROWD else _MOST
+            all_alike = all_alike and part.run.rank == lead.rank and _is_whole(part, budget)
+            most = _MOST_IN_CROWD if all_alike and len(turns) < num_alike // _CROWD else _MOST
             # A part that is cut has to be set up once more, so only the lead's is.
             if len(turns) >= max_parts or work > most * budget:
                 break

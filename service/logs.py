@@ -81,7 +81,10 @@ def _record(answered: Answered) -> logging.LogRecord:
 
 
 class Gathering(logging.StreamHandler):
-    """Lines of requests wait for `flush`, or for any other line: together they cost a third, and a write for all."""
+    """Lines of requests wait for `flush`, or for any other line: together they cost a third, and a write for all.
+
+    Lines that cannot be written, to a full disk or a pipe that nobody reads any more, are lost; the service goes on.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -95,17 +98,21 @@ class Gathering(logging.StreamHandler):
             self.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._put_together()
-        self._lines.append(self.format(record) + "\n")
+        try:
+            self._put_together()
+            self._lines.append(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
         self.flush()
 
     def flush(self) -> None:
         with self.lock or contextlib.nullcontext():
             self._put_together()
             lines, self._lines = self._lines, []
-            if lines:
-                self.stream.write("".join(lines))
-            super().flush()
+            with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+                if lines:
+                    self.stream.write("".join(lines))
+                super().flush()
 
     def _put_together(self) -> None:
         while self._waiting:  # one by one: a second signal in the middle finds the rest

@@ -1,4 +1,4 @@
-"""Cheap calls (one matrix product: features, energies) on threads of their own: they never wait behind chains."""
+"""Calls that are no chains, on threads of their own with a short queue: they never wait behind chains."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from typing import Any, TypeVar
 from service.jobs import Busy
 
 _T = TypeVar("_T")
-MAX_WAITING = 64
 
 
 class QuickCalls:
-    """A small pool of threads with a short queue."""
+    """A small pool of threads with a short queue.
 
-    def __init__(self, num_threads: int = 2) -> None:
+    Args:
+      what: the plural of what waits, for a person.
+      most: calls that may wait or run.
+    """
+
+    def __init__(self, what: str, *, num_threads: int, most: int) -> None:
+        self._what, self._num_threads, self._most = what, num_threads, most
         self._pool = ThreadPoolExecutor(num_threads, "rbm-quick")
-        self._num_threads = num_threads
         self._num_pending = 0
         self._mean_seconds = 0.01  # of one call, fading
 
@@ -33,9 +37,9 @@ class QuickCalls:
         Raises:
           Busy: if too many calls wait already. Whatever `fn` raises.
         """
-        if self._num_pending >= MAX_WAITING:
+        if self._num_pending >= self._most:
             wait = self._num_pending * self._mean_seconds / self._num_threads
-            raise Busy(f"{self._num_pending} requests for features or energies wait already.", wait)
+            raise Busy(f"{self._num_pending} {self._what} wait already.", wait)
         self._num_pending += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, partial(self._timed, fn, *args))

@@ -36,7 +36,8 @@ class Registry:
 
     Args:
       checkpoints: the folder of models; None is `model_store.default_checkpoints()`.
-      default_model: the model of requests that name none. If the folder has no such model, an only child is it.
+      default_model: the model of requests that name none. If the folder has no such model, an only child is it, and
+        stays it when others come.
       engine: whose form models are put into; None is `serving_engine()`.
       poll_seconds: between two looks at the folder.
       warm_up: compiles what else requests need; called aside before each look, so that a failure is not the last word.
@@ -61,6 +62,7 @@ class Registry:
         # These two are replaced, never changed: a reader sees one whole state without a lock.
         self._served: dict[str, ServedModel] = {}
         self._versions: dict[str, list[int]] = {}  # on disk at the last look, good or bad
+        self._default = default_model or ""
         self._recent, self._bad = RecentVersions(), BadVersions()
         self._loading = threading.Lock()  # one version is loaded at a time, and once
         self._looked = False
@@ -86,19 +88,24 @@ class Registry:
           UnknownModel, UnknownVersion: naming what there is. NotReady: if it is not there yet.
         """
         served = self._served
-        name = self._default_name() if name is None else name
+        name = self._default if name is None else name
         newest = served.get(name)
         if newest is not None and version in (None, newest.version):
             return newest
-        if newest is None and name not in self._versions and served and self._looked:
+        is_known = newest is not None or name in self._versions
+        if self._looked and served and not is_known:
             raise UnknownModel(name, sorted(served))
-        if version is None or not self._looked or (newest is None and name not in self._versions):
-            raise NotReady(self._why_not_ready(name), self._poll_seconds)
-        return self._pinned(name, version)
+        if self._looked and is_known and version is not None:
+            return self._pinned(name, version)
+        raise NotReady(self._why_not_ready(name), self._poll_seconds)
+
+    def newest(self, name: str | None = None) -> ServedModel | None:
+        """The newest version, if there is one. At once."""
+        return self._served.get(self._default if name is None else name)
 
     def models(self) -> list[dict[str, Any]]:
         """What is served, for `/models`: plain values, in alphabetical order."""
-        served, default = self._served, self._default_name()
+        served, default = self._served, self._default
         return [
             {**model.summary(), "versions": self._versions.get(name, [model.version]), "default": name == default}
             for name, model in sorted(served.items())
@@ -110,17 +117,22 @@ class Registry:
 
     def ready(self) -> bool:
         """Whether a request that names no model can be answered."""
-        return self._default_name() in self._served
+        return self._default in self._served
 
     def why_not_ready(self) -> str | None:
         """None when ready, else a sentence for a person."""
-        return None if self.ready() else self._why_not_ready(self._default_name())
+        return None if self.ready() else self._why_not_ready(self._default)
 
-    def _default_name(self) -> str:
-        known = sorted(self._served.keys() | self._versions.keys())
-        if self._default_model in known or (self._default_model and len(known) != 1):
-            return self._default_model
-        return known[0] if known else ""
+    def _choose_default(self) -> str:
+        """Once all is loaded: nobody shall be answered by one model because it was loaded before another."""
+        wanted, known = self._default_model, sorted(self._served.keys() | self._versions.keys())
+        if wanted in self._served:
+            return wanted
+        if self._default in self._served:
+            return self._default
+        if known and (wanted is None or len(known) == 1):
+            return known[0]
+        return wanted or ""
 
     def _why_not_ready(self, name: str) -> str:
         if not self._looked:
@@ -177,6 +189,7 @@ class Registry:
         else:
             self._say_once(f"There is no model in {self._root}. The server is ready as soon as one is published there.")
         self._versions = versions
+        self._default = self._choose_default()
         self._looked = True
         with self._loading:
             self._bad.keep(versions)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from service.answers import Drawing, check_picture, encode_answer, encode_frame
 from service.errors import bad_parameter
 from service.inputs import read_mask, read_pixels
 from service.jobs import ChainJob, Frame
-from service.negotiation import ANIMATED, MEDIA_TYPES
+from service.negotiation import ANIMATED
 from service.openapi import image_body, inpaint_body, picture_answers
 from service.parameter_route import ParameterRoute
 from service.png import SMALL_PICTURE_PIXELS
@@ -39,7 +39,7 @@ from service.serving import (
     server_timing,
 )
 from service.starts import binarize, chain_seeds, draw_seed, noise
-from service.streaming import events, while_connected
+from service.streaming import EventStream, events, while_connected
 
 if TYPE_CHECKING:
     from service.served_model import ServedModel
@@ -194,7 +194,7 @@ async def _run(
 
         stream = events(request, ticket, show, drawing.summary(), settings.heartbeat_seconds)
         headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
-        return StreamingResponse(stream, headers=headers, media_type=MEDIA_TYPES["sse"])
+        return EventStream(stream, ticket, headers)
     ticket = scheduler.submit(job)
     try:
         frames = await while_connected(request, ticket.result())

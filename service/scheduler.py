@@ -92,7 +92,7 @@ class Scheduler:
         self._crew: Crew | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._retries: list[list[Turn]] = []  # of slices that failed: their jobs, one by one
-        self._quick = QuickCalls()
+        self._quick = QuickCalls("requests for features or energies", num_threads=2, most=64)
         self._metrics.queue_depth.set_function(lambda: self._roster.num_queued)
         self._metrics.queue_seconds.set_function(lambda: self._roster.backlog_seconds)
         self._metrics.running_chains.set_function(lambda: self._roster.num_chains)

@@ -36,10 +36,13 @@ def chosen_format(request: Request, requested: str | None, offered: tuple[str, .
 
 async def chosen_model(request: Request, params: ModelParams) -> ServedModel:
     """The model that `params` name. Raises UnknownModel, UnknownVersion, NotReady."""
-    registry = request.app.state.registry
-    if params.version is None:
+    registry, version = request.app.state.registry, params.version
+    if version is None:
         return registry.get(params.model)
-    return await encode(request, registry.get, params.model, params.version)  # may be read from the disk
+    newest = registry.newest(params.model)
+    if newest is not None and newest.version == version:
+        return newest
+    return await request.app.state.old_versions.run(registry.get, params.model, version)  # may be read from the disk
 
 
 async def encode(request: Request, function: Callable[..., T], *args: Any) -> T:

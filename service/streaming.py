@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.errors import busy, problem_body, to_problem
 from service.jobs import Frame
+from service.negotiation import MEDIA_TYPES
 from service.once import GONE, Once
 from service.tickets import Ticket
 
@@ -32,10 +35,11 @@ class Lifecycle:
         self.stop = Once()
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client leaves or the server stops.
 
-    `work` stays in this task and is interrupted as `asyncio.timeout` does it.
+    `work` stays in this task and is interrupted as `asyncio.timeout` does it. The body must have been read, or must not
+    be wanted: under another server it is read away.
 
     Raises:
       ClientDisconnect: the client left.
@@ -58,6 +62,9 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
         interrupt(busy(503, _STOPPED, 1.0))
 
     stop, gone, watcher = request.app.state.lifecycle.stop, request.scope.get(GONE), None
+    if stop.happened or (gone is not None and gone.happened):
+        work.close()  # it may have no place to be interrupted at, and what is awaited next would be
+        raise busy(503, _STOPPED, 1.0) if stop.happened else ClientDisconnect
     if gone is None:
         gone = Once()
         watcher = asyncio.get_running_loop().create_task(_watch(request, gone))
@@ -77,7 +84,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
 
 
 async def _watch(request: Request, gone: Once) -> None:
-    """Waits for the client's leaving. The body must have been read, or must not be wanted."""
+    """Waits for the client's leaving."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     gone.happen()
@@ -86,6 +93,20 @@ async def _watch(request: Request, gone: Once) -> None:
 def event(name: str, data: dict[str, Any]) -> bytes:
     """One server-sent event; JSON has no line breaks, so one data line is enough."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+class EventStream(StreamingResponse):
+    """The events of a job, which is cancelled when the answer is over: also if not one of them was sent."""
+
+    def __init__(self, stream: AsyncIterator[bytes], ticket: Ticket, headers: dict[str, str]) -> None:
+        super().__init__(stream, headers=headers, media_type=MEDIA_TYPES["sse"])
+        self._ticket = ticket
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ticket.cancel()
 
 
 async def events(
@@ -128,7 +149,6 @@ async def events(
     except Exception as error:
         yield event("error", _last_words(request, error))
     finally:
-        ticket.cancel()
         stopping.cancel()
         if following is not None:
             following.cancel()

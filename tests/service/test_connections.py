@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
+import random
 import re
 import socket
 import time
@@ -18,7 +20,7 @@ from uvicorn.server import ServerState
 from service.connections import make_protocol
 from service.door import Door
 from service.settings import Settings
-from tests.service.http_helpers import ServerProcess, read_all, serving, wait_until
+from tests.service.http_helpers import ServerProcess, image_bytes, read_all, serving, wait_until
 
 SAMPLE = b"GET /sample?steps=2000&n=8&seed=1 HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -149,3 +151,55 @@ def test_a_body_that_drips_does_not_wake_the_app_for_each_drop() -> None:
     assert len(pieces) <= 2
     asyncio.run(drive(bytes(range(256)) * 1000, 1000))
     assert 10 <= len(pieces) <= 20  # nor does a long one wait for its end
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    pieces = [body[begin : begin + size] for begin in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+PNG = image_bytes()
+HEAD = b" HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+MEASURED, CHUNKED = b"Content-Length: %d\r\n\r\n" % len(PNG), b"Transfer-Encoding: chunked\r\n\r\n"
+KINDS = [
+    (200, b"GET /healthz" + HEAD + b"\r\n"),
+    (200, b"GET /sample?steps=0&seed=1" + HEAD + b"\r\n"),
+    (200, b"GET /sample?steps=400&n=3&seed=1" + HEAD + b"\r\n"),
+    (200, b"GET /sample?steps=50&every=5&format=sse" + HEAD + b"\r\n"),
+    (200, b"POST /dream?steps=1" + HEAD + MEASURED + PNG),
+    (200, b"POST /dream?steps=1" + HEAD + CHUNKED + chunked(PNG, 77)),
+    (422, b"POST /dream?stepz=1" + HEAD + MEASURED + PNG),
+    (404, b"POST /nowhere" + HEAD + MEASURED + PNG),
+    (404, b"POST /nowhere" + HEAD + CHUNKED + chunked(PNG * 2, 500)),
+]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_requests_in_a_row_arrive_whole_however_they_are_cut(server: ServerProcess, seed: int) -> None:
+    """Bodies too: what came while the one before was worked on stays before what came later."""
+    rng = random.Random(seed)
+    asked = [rng.choice(KINDS) for _ in range(10)]
+    sent = b"".join(request for _, request in asked) + LAST
+    pieces, begin = [], 0
+    while begin < len(sent):
+        length = rng.choice([1, 3, 50, 200, 1000, 5000])
+        pieces.append(sent[begin : begin + length])
+        begin += length
+    answers = talk(server, *pieces, pause=rng.choice([0.0, 0.0005, 0.002]))
+    assert statuses(answers) == [str(status).encode() for status, _ in asked] + [b"200"]
+
+
+def test_in_an_overload_the_silent_are_closed_and_not_those_who_ask(store: Path) -> None:
+    ask = b"GET /sample?steps=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with (
+        serving(store, RBM_MAX_REQUESTS="1", RBM_MAX_IDLE_CONNECTIONS="4") as server,
+        server.connect() as long,
+        server.connect() as asking,
+        contextlib.ExitStack() as silent,
+    ):
+        long.sendall(b"GET /sample?steps=10000&n=64&timeout=600 HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: b"rbm_running_chains 64" in server.get("/metrics"))
+        for _ in range(8):
+            silent.enter_context(server.connect())
+            asking.sendall(ask)
+            assert asking.recv(65_536).startswith(b"HTTP/1.1 429 ")

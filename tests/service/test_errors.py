@@ -69,6 +69,12 @@ def test_parameters_that_cannot_be_used_are_422(client: TestClient, query: str, 
     assert answer.json()["errors"]
 
 
+def test_many_parameters_are_not_even_looked_at(client: TestClient) -> None:
+    """To say of each what it might have meant would hold everybody up."""
+    query = "&".join(f"x{number}=1" for number in range(1000))
+    assert is_problem(client.get(f"/sample?{query}"), 422, "1,000 parameters", "64")
+
+
 @pytest.mark.parametrize("path", ["/models", "/filters", "/models/mnist", "/sample"])
 def test_unknown_parameters_are_refused(client: TestClient, path: str) -> None:
     assert is_problem(client.get(f"{path}?stepz=1"), 422, "stepz")

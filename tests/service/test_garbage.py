@@ -120,12 +120,19 @@ def test_whoever_was_answered_is_forgotten(ours: bool) -> None:
     asyncio.run(stay())
 
 
-def test_who_had_left_before_has_left() -> None:
+@pytest.mark.parametrize("stops", [True, False], ids=["the server stops", "the client left"])
+def test_work_that_ends_at_once_is_interrupted_too_and_nothing_after_it(stops: bool) -> None:
+    async def at_once() -> None:
+        pass
+
     async def leave() -> None:
         gone = Once()
-        gone.happen()
-        with pytest.raises(ClientDisconnect):
-            await while_connected(bare_request(scope={GONE: gone}), asyncio.sleep(60))
+        request = bare_request(scope={GONE: gone})
+        (request.app.state.lifecycle.stop if stops else gone).happen()
+        for work in (at_once(), asyncio.sleep(60)):
+            with pytest.raises(Problem if stops else ClientDisconnect):
+                await while_connected(request, work)
+            await asyncio.sleep(0)
 
     asyncio.run(leave())
 

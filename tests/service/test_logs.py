@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from service import logs
 from service.logs import Answered, Gathering, flush_logs, log_request, set_up_logs
+from tests.service.http_helpers import serving, wait_until
 
 FLAGS = (
     "_srcfile",
@@ -119,3 +124,54 @@ def test_under_another_server_lines_go_out_at_once(client: TestClient, caplog: p
         client.get("/sample?steps=1&scale=1", headers={"X-Request-ID": "mine"})
     (record,) = caplog.records
     assert record.getMessage().startswith("GET '/sample' 200") and record.__dict__["request_id"] == "mine"
+
+
+class FullDisk(io.StringIO):
+    is_full = True
+
+    def write(self, text: str) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FullDisk()
+    monkeypatch.setattr("sys.stderr", disk)
+    set_up_logs("json", "info")
+    log_request(answered())
+    flush_logs()
+    logging.getLogger("rbm").warning("words")
+    assert disk.getvalue() == ""
+    disk.is_full = False
+    log_request(answered(status=404))
+    flush_logs()
+    (line,) = disk.getvalue().splitlines()
+    assert json.loads(line)["status"] == 404
+    disk.close()
+    logging.getLogger("rbm").warning("words")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_server_whose_log_is_full_serves_and_ends_well(store: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    before = f"""
+import os, threading, time
+def fill():
+    while not os.path.exists({str(full)!r}):
+        time.sleep(0.01)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+    os.rename({str(full)!r}, {str(full)!r} + ".done")
+threading.Thread(target=fill, daemon=True).start()
+"""
+    with serving(store, before, RBM_DRAIN_DELAY="0") as server:
+        full.touch()
+        wait_until((tmp_path / "full.done").exists)
+        for _ in range(3):
+            assert b" 200 " in server.get("/sample?steps=1")[:20]
+            time.sleep(0.15)  # the log is written ten times a second
+        size = server.log.stat().st_size
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(20)
+        assert server.log.stat().st_size == size
+        assert server.process.returncode in (0, 120)  # 120: Python itself could not write its last buffer

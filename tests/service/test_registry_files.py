@@ -96,3 +96,36 @@ def test_how_fast_the_engine_is_is_told_before_the_first_request(tmp_path: Path)
     registry = make_registry(tmp_path, expect=lambda kind, steps, seconds: told.update({kind.mode: (steps, seconds)}))
     registry.poll()
     assert set(told) == {"gibbs", "mean_field"} and all(steps > 0 and took > 0 for steps, took in told.values())
+
+
+def test_while_others_are_loaded_no_other_model_is_the_default(tmp_path: Path) -> None:
+    """A picture of another model, which a cache may keep, would be the answer."""
+    add_version(tmp_path, 1, "digits")
+    add_version(tmp_path, 2, "mnist")
+    registry = make_registry(tmp_path, default_model="mnist")
+    told: list[str] = []
+
+    def load_and_ask(name: str, version: int) -> object:
+        loaded = load(name, version)
+        assert not registry.ready()
+        with pytest.raises(NotReady):
+            registry.get()
+        told.append(name)
+        return loaded
+
+    load, registry._load = registry._load, load_and_ask  # type: ignore[method-assign,assignment]
+    registry.poll()
+    assert told == ["digits", "mnist"] and registry.get().name == "mnist"
+
+
+def test_an_only_child_stays_the_default_when_others_come(tmp_path: Path) -> None:
+    add_version(tmp_path, 1, "faces")
+    registry = make_registry(tmp_path, default_model="mnist")
+    registry.poll()
+    add_version(tmp_path, 2, "cats")
+    break_version(add_version(tmp_path, 3, "mnist"))
+    registry.poll()
+    assert registry.get().name == "faces" and registry.ready()
+    add_version(tmp_path, 4, "mnist")
+    registry.poll()
+    assert registry.get().name == "mnist"  # the one that the settings name

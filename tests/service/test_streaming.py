@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 from collections.abc import Iterator
@@ -103,13 +104,16 @@ async def asgi_call(
         if leave_after and sum(item["type"] == "http.response.body" for item in sent) >= leave_after:
             left.set()
 
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-        "path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": [], "root_path": "",
-        "scheme": "http", "server": ("test", 80), "client": ("test", 1),
-    }  # fmt: skip
-    await asyncio.wait_for(app(scope, receive, send), 30.0)
+    await asyncio.wait_for(app(get_scope(path, query), receive, send), 30.0)
     return sent
+
+
+def get_scope(path: str, query: str, spec_version: str = "2.3") -> dict[str, Any]:
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
+        "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": [],
+        "root_path": "", "scheme": "http", "server": ("test", 80), "client": ("test", 1),
+    }  # fmt: skip
 
 
 def running_chains(app: Any) -> float:
@@ -159,3 +163,25 @@ def test_work_that_waits_is_told_when_the_server_stops(settings: Settings) -> No
 
     sent = asyncio.run(scenario())
     assert sent[0]["status"] == 503 and (b"retry-after", b"1") in sent[0]["headers"]
+
+
+def test_a_client_that_leaves_before_the_first_event_stops_its_work(settings: Settings) -> None:
+    """A server of ASGI 2.4 says so by an error in `send`: the stream never begins, and so cannot end."""
+
+    async def send(message: Any) -> None:
+        raise OSError("the client left")
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def scenario() -> None:
+        app = create_app(settings)
+        async with app.router.lifespan_context(app):
+            while app.state.registry.why_not_ready():
+                await asyncio.sleep(0.01)
+            scope = get_scope("/sample", "steps=10000&n=64&timeout=100&format=sse", spec_version="2.4")
+            with contextlib.suppress(OSError):
+                await asyncio.wait_for(app(scope, receive, send), 30.0)
+            assert running_chains(app) == 0
+
+    asyncio.run(scenario())
