@@ -172,7 +172,7 @@ def _numpy_products(params: RBMParams, count: int) -> bench.Work:
 
 
 def _tensorflow_products(params: RBMParams, count: int) -> bench.Work:
-    from model_core.engine_tensorflow import tf
+    from model_core.quiet_tensorflow import tf
 
     weights = tf.constant(_bounded_weights(params))
     transposed = tf.transpose(weights)

@@ -49,7 +49,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [default: 8000]")] = None,
     checkpoints: Annotated[
-        Path | None, typer.Option(help="Folder of models. Default: what the package brings.")
+        Path | None, typer.Option(help="Folder of models. Default: ./checkpoints, or what the package brings.")
     ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Allow a public address without an API key.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +43,6 @@ def bench(
     """
     if what not in _WHAT:
         raise typer.BadParameter(f"{what!r} is not one of {', '.join(_WHAT)}.", param_hint="WHAT")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it is talkative
     given: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
     if what == "chains":
         figures, text = _chains(given | {"rounds": rounds, "peers": peers, "ais": ais}, checkpoints, model)

@@ -32,7 +32,7 @@ class Judged(NamedTuple):
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A model folder, a version folder or a .safetensors file.")],
     data: Annotated[
-        str, typer.Option(help="mnist, digits, or the path of an .npz with x_test, maybe x_train.")
+        str, typer.Option(help="mnist, digits, an .npz with x_test and maybe x_train, or a folder of images.")
     ] = "mnist",
     data_dir: Annotated[
         Path | None, typer.Option(help="Where MNIST is. Default: RBM_DATA_DIR, the cache, a download.")

@@ -18,9 +18,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from model_core.chains import Advanced, Chains
+from model_core.quiet_tensorflow import tf
 from model_core.randomness import GAMMA, HIDDEN_LAYER, MIX_1, MIX_2, VISIBLE_LAYER
 from model_core.rbm import RBMParams, checked_params
 

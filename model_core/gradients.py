@@ -12,14 +12,10 @@ and its second derivatives are wrong by design: it is for first-order rules only
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it is talkative
-
-import tensorflow as tf
-
 from model_core.presets import Rule, Statistic
+from model_core.quiet_tensorflow import tf
 
 
 def phase_moments(awake_visible: Any, awake_hidden: Any, asleep_visible: Any, asleep_hidden: Any) -> list[Any]:

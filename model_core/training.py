@@ -10,22 +10,19 @@ Everything random is keyed by (seed, update), and everything that the next updat
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it is talkative
-
 import numpy as np
-import tensorflow as tf
 
 from model_core.chains import Chains, Engine, get_engine, plain_chains
 from model_core.data_binary import Batches, pixel_probs
 from model_core.engine_numba import NumbaEngine
 from model_core.gradients import ascend, centred, first_order_loss, statistic
 from model_core.presets import TrainConfig
+from model_core.quiet_tensorflow import tf
 from model_core.randomness import chain_seeds
 from model_core.rbm import RBMParams
 from model_core.training_arrays import assign, copied_params, tensor, view

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it is talkative
-
 import numpy as np
-import tensorflow as tf
 
 from model_core.arrays import CACHE_LINE, aligned
+from model_core.quiet_tensorflow import tf
 from model_core.rbm import RBMParams
 
 

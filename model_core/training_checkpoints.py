@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it is talkative
-
 import numpy as np
-import tensorflow as tf
 
+from model_core.quiet_tensorflow import tf
 from model_core.rbm import RBMParams, checked_params
 
 _VARIABLE = "state/params/{}/.ATTRIBUTES/VARIABLE_VALUE"  # where `tf.train.Checkpoint(state=TrainState)` keeps them

@@ -13,16 +13,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it is talkative
-
 import numpy as np
-import tensorflow as tf
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
 from model_core.ladder import FREEZE_BELOW, REFUSE_BELOW, Proposal, TrajectoryLadder
 from model_core.presets import TrainConfig
+from model_core.quiet_tensorflow import tf
 from model_core.rbm import RBMParams, checked_params, free_energy
 from model_core.training_arrays import copied_params
 from model_core.training_state import TrainingError, TrainState, log_odds

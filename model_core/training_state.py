@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it is talkative
-
 import numpy as np
-import tensorflow as tf
 
 from model_core.gradients import make_slots
 from model_core.presets import TrainConfig
+from model_core.quiet_tensorflow import tf
 from model_core.randomness import chain_seeds
 
 

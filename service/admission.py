@@ -111,15 +111,15 @@ class Admission:
         if job.deadline is not None:
             time_left = max(0.0, job.deadline - now)
         if alone > time_left:
-            reason = f"{what}, the timeout is {time_left:.1f} s. Set a longer `timeout`."
-            raise _too_much(job, reason, self._largest(job, time_left))
+            reason, change = f"{what}, the timeout is {time_left:.1f} s.", "Set a longer `timeout`"
+            raise _too_much(job, reason, self._largest(job, time_left), change)
         room = self._limits.max_frame_bytes // 4
         if frame_bytes > room:
             reason = f"{job.num_frames} frames of {job.num_chains} chains need {frame_bytes >> 20} MB."
             largest = max(0, room // job.frame_bytes - 1) * job.every
             if job.mode == "equilibrium":
                 largest = room * job.num_chains // (job.frame_bytes * job.num_frames)
-            raise _too_much(job, f"{reason} Choose a larger `every`.", largest)
+            raise _too_much(job, reason, largest, "Choose a larger `every`")
 
     def _largest(self, job: ChainJob, seconds: float) -> int:
         """The most steps, or with a given number of rounds the most chains, that fit into `seconds`."""
@@ -154,9 +154,12 @@ class Admission:
         self._num_jobs -= 1
 
 
-def _too_much(job: ChainJob, reason: str, largest: int) -> TooMuch:
-    """Says what to change: the steps, or where the ladder gives their number, how many samples."""
-    if job.mode == "equilibrium":
-        advice = f"Ask for at most {largest} samples at a time (`n`)." if largest else "Not even one sample fits."
-        return TooMuch(f"{reason} {advice}", largest, "n")
-    return TooMuch(f"{reason} Ask for at most {largest} steps.", largest)
+def _too_much(job: ChainJob, reason: str, largest: int, change: str = "") -> TooMuch:
+    """Says what to change: `change`, or the steps, or where the ladder gives their number, how many samples."""
+    parameter = "n" if job.mode == "equilibrium" else "steps"
+    most = f"{largest} samples at a time (`n`)" if parameter == "n" else f"{largest} steps"
+    if parameter == "n" and not largest:
+        advice = f"{change}: not even one sample fits." if change else "Not even one sample fits."
+    else:
+        advice = f"{change}, or ask for at most {most}." if change else f"Ask for at most {most}."
+    return TooMuch(f"{reason} {advice}", largest, parameter)

@@ -38,6 +38,7 @@ class Drawing:
     steps: int = 0
     every: int = 0
     inverted: list[bool] | None = None  # of each upload; None where nothing was uploaded
+    kept: np.ndarray | None = None  # bool [chains, visible]: pixels of `start` that the chains do not change
 
     def summary(self) -> dict[str, Any]:
         """What every JSON answer says."""
@@ -55,8 +56,14 @@ class Drawing:
         return rows.reshape(len(rows), *self.model.image_shape)
 
     def shown(self, frame: Frame) -> np.ndarray:
-        """What a person sees of a frame: probabilities or states, [chains, height, width]."""
-        return self.images(frame.visible_probs if self.params.output == "probabilities" else frame.visible)
+        """What a person sees of a frame: probabilities or states, [chains, height, width].
+
+        A grey pixel that is kept says how probable a 1 was when it was drawn; so it is shown as it came.
+        """
+        if self.params.output == "samples":
+            return self.images(frame.visible)
+        probs = frame.visible_probs
+        return self.images(probs if self.kept is None else np.where(self.kept, self.start, probs))
 
 
 def encode_answer(drawing: Drawing, frames: list[Frame], format_name: str) -> bytes:

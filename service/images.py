@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from service.strokes import fit_drawing, looks_like_training_digit
+from service.strokes import even_drawing, fit_drawing, looks_like_training_digit
 
 MAX_PIXELS = 4_000_000
 MAX_SIDE = 4096
@@ -86,6 +86,15 @@ def model_image(decoded: np.ndarray, shape: tuple[int, int] = (28, 28), invert: 
     found = fit_drawing(decoded, shape, dark_ink)
     if found is None:
         raise ImageError(422, "No drawing found. Send one digit with clear strokes on a plain background.")
+    return ModelImage(found.pixels, inverted=found.dark_ink, untouched=False)
+
+
+def unmoved_image(decoded: np.ndarray, shape: tuple[int, int] = (28, 28), invert: str | bool = "auto") -> ModelImage:
+    """As `model_image`, but everything stays where it is on the page, so that a mask of the page fits."""
+    dark_ink = {"auto": None, "true": True, "false": False}[str(invert).lower()]
+    if not dark_ink and looks_like_training_digit(decoded, shape):
+        return ModelImage(np.array(decoded, np.float32), inverted=False, untouched=True)
+    found = even_drawing(decoded, shape, dark_ink)
     return ModelImage(found.pixels, inverted=found.dark_ink, untouched=False)
 
 

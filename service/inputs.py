@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 from starlette.requests import Request
 
 from service.arrays import to_rows
 from service.errors import Problem
-from service.images import ImageError, ModelImage, decode_image, mask_image, model_image
+from service.images import ImageError, ModelImage, decode_image, mask_image, model_image, unmoved_image
 from service.uploads import Body
 
 InvertName = Literal["auto", "true", "false"]
@@ -70,8 +69,9 @@ def _file_image(files: Sequence[bytes], number: int, image_shape: tuple[int, int
 
 def _pixels_and_mask(body: Body, image_shape: tuple[int, int], invert: InvertName) -> tuple[Pixels, np.ndarray]:
     if body.mask_file is not None:
-        pixels = _unmoved(decode_image(body.files[0]), image_shape, invert)
-        mask = mask_image(decode_image(body.mask_file), image_shape).reshape(1, -1)
+        image = unmoved_image(decode_image(body.files[0]), image_shape, invert)
+        pixels = Pixels(image.pixels.reshape(1, -1), [image.inverted])
+        mask = mask_image(_decoded_mask(body.mask_file), image_shape).reshape(1, -1)
     else:
         pixels = pixels_of(body, image_shape, invert)
         given = np.empty(0) if body.mask_array is None else body.mask_array
@@ -83,11 +83,8 @@ def _pixels_and_mask(body: Body, image_shape: tuple[int, int], invert: InvertNam
     return pixels, np.broadcast_to(mask, pixels.rows.shape)
 
 
-def _unmoved(decoded: np.ndarray, image_shape: tuple[int, int], invert: InvertName) -> Pixels:
-    """The page shrunk to the model's size and no more: cropped and centred, it would not lie under its mask."""
-    border = np.concatenate([decoded[0], decoded[-1], decoded[:, 0], decoded[:, -1]])
-    inverted = invert == "true" or (invert == "auto" and float(np.median(border)) > 0.5)
-    page = Image.fromarray(1.0 - decoded if inverted else decoded)
-    height, width = image_shape
-    small = np.asarray(page.resize((width, height), Image.Resampling.BOX), np.float32)
-    return Pixels(np.clip(small, 0.0, 1.0).reshape(1, -1), [inverted])
+def _decoded_mask(file: bytes) -> np.ndarray:
+    try:
+        return decode_image(file)
+    except ImageError as error:
+        raise Problem(error.status, f"The mask: {error.detail}") from None

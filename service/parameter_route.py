@@ -63,7 +63,7 @@ class ParameterRoute(APIRoute):
 class ShortWay:
     """Looks the routes of fixed paths up; the router asks each by its pattern, behind layers that have no work here.
 
-    One of those layers calls the exception handlers of the app. What a route raises here, `middleware.Problems` answers.
+    One of those layers calls the exception handlers of the app. What a route raises here, `middleware.Problems` tells.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:

@@ -28,6 +28,7 @@ from service.served_model import ServedModel
 from service.versions import BadVersion, BadVersions, Fingerprint, RecentVersions, fingerprint
 
 _log = logging.getLogger(__name__)
+_PATIENCE_SECONDS = 3.0  # before a start says why it takes long
 _TIMED_SECONDS, _MOST_TIMED = 0.004, 4096  # of steps whose time says how fast the engine is
 
 
@@ -167,13 +168,19 @@ class Registry:
     # The watcher.
 
     def _watch(self) -> None:
-        _log.info("Loading the models of %s. A first start compiles code, for some 20 s.", self._root)
+        _log.info("Loading the models of %s", self._root)
+        patience = threading.Timer(
+            _PATIENCE_SECONDS, _log.info, ["Still loading: a first start compiles code, for 10 to 20 s."]
+        )
+        patience.daemon = True
+        patience.start()
         while True:
             try:
                 self._warm_up()
                 self.poll()
             except Exception as error:  # a defect of ours must not end the watching
                 self._say_once(f"Looking at the checkpoints failed: {error!r}")
+            patience.cancel()
             if self._stop.wait(self._poll_seconds):
                 return
 
@@ -230,7 +237,10 @@ class Registry:
                 reason = str(error).replace(f"{self._root}{os.sep}", "") or repr(error)
                 self._bad.add(name, version, found, reason)
                 self._metrics.reloads.labels("failed").inc()
-                _log.warning("Model %s, version %s cannot be served: %s", name, version, reason)
+                served = self._served.get(name)
+                kept = served is not None and served.version == version
+                what = "as it was loaded stays in service; its files" if kept else "cannot be served"
+                _log.warning("Model %s, version %s %s: %s", name, version, what, reason)
                 return None
             self._bad.remove(name, version)
             self._metrics.reloads.labels("loaded").inc()

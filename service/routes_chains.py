@@ -93,7 +93,11 @@ async def sample(
 async def inpaint(
     request: Request, params: Annotated[InpaintParams, Query()], x_request_timeout: TimeoutHeader = None
 ) -> Response:
-    """Keeps the pixels under the mask (white, or 1) and dreams the others, which start at noise."""
+    """Keeps the pixels under the mask (white, or 1) and dreams the others, which start at noise.
+
+    An image file lies under its mask as it is: it is shrunk to the model's size as a whole, and not cropped or centred
+    as elsewhere. Ink and paper are found as elsewhere.
+    """
     format_name = chosen_format(request, params.format, PICTURE_FORMATS)
     deadline = deadline_of(request, params, x_request_timeout)
     model = await chosen_model(request, params)
@@ -109,7 +113,9 @@ async def inpaint(
     start = np.where(kept, binarize(rows, seeds), noise(seeds, model.num_visible))
     job = chain_job(model, params, params.steps, format_name, start, seeds, deadline, clamp=kept)
     shown = np.where(kept, rows, 0.0).astype(np.float32)
-    drawing = Drawing(params, model, seed, shown, steps=job.num_steps, every=job.every, inverted=pixels.inverted)
+    drawing = Drawing(
+        params, model, seed, shown, steps=job.num_steps, every=job.every, inverted=pixels.inverted, kept=kept
+    )
     return await _run(request, job, drawing, format_name, NOT_STORED | pixels.header(), decode_seconds)
 
 
@@ -140,9 +146,9 @@ def _check_chains(num_images: int, n: int) -> None:
 
 def _default_every(params: ChainParams, steps: int, format_name: str) -> int:
     """Frames enough for what was asked for: an animation, a stream, or a strip."""
-    frames = _STRIP_FRAMES if params.view == "strip" else 0
-    if format_name in (*ANIMATED, "sse"):
-        frames = _ANIMATION_FRAMES
+    frames = _ANIMATION_FRAMES if format_name in (*ANIMATED, "sse") else 0
+    if params.view == "strip" and format_name != "sse":
+        frames = _STRIP_FRAMES
     return max(1, math.ceil(steps / frames)) if frames else 0
 
 

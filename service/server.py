@@ -33,7 +33,8 @@ _M_MMAP_THRESHOLD = -3  # of malloc.h
 _TICKS_A_SECOND = 10  # of uvicorn's clock
 _YOUNG, _ALL = 1, 2  # generations of the collector
 _LOOKS_A_FULL_LOOK = 10
-_LAST_WORDS = 1.0  # seconds before the limit at which requests that still wait are told that the server stops
+# Seconds before the limit at which requests that still wait are told that the server stops; of a short limit a quarter.
+_LAST_WORDS = 1.0
 
 
 def serve(settings: Settings | None = None) -> int:
@@ -167,6 +168,7 @@ class DrainingServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         await asyncio.sleep(0.05)
-        last_words = max(0.0, self._settings.drain_seconds - _LAST_WORDS)
+        limit = self._settings.drain_seconds
+        last_words = limit - min(_LAST_WORDS, limit / 4)
         asyncio.get_running_loop().call_later(last_words, self._app.state.lifecycle.stop.happen)
         await super().shutdown(sockets)

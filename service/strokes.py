@@ -61,6 +61,19 @@ def fit_drawing(page: np.ndarray, shape: tuple[int, int], dark_ink: bool | None 
     return Drawing(_placed(_fitted(cropped, box), shape), bool(dark_ink))
 
 
+def even_drawing(page: np.ndarray, shape: tuple[int, int], dark_ink: bool | None = None) -> Drawing:
+    """The page shrunk to `shape`, with its ink as in `fit_drawing`; but nothing is moved, cropped or dropped."""
+    if dark_ink is None:
+        dark_ink = is_dark_ink(page)
+    ink = flat_ink(1 - page if not dark_ink else page, multiplicative=dark_ink)
+    smooth, noise, peak = _ink_levels(ink)
+    if not _stands_out(peak, noise):
+        return Drawing(np.zeros(shape, np.float32), bool(dark_ink))
+    strong = ink[smooth > _floor(peak, noise)]
+    fine = _scaled(_stretched(ink, strong, peak, noise), (shape[0] * FINE, shape[1] * FINE))
+    return Drawing(_scaled(_evened(fine, max(shape) * 5 / 7), shape), bool(dark_ink))
+
+
 def is_dark_ink(page: np.ndarray) -> bool:
     """Polarity, by the border: is its tone nearer to the lightest of the page than to its darkest?
 
@@ -130,21 +143,39 @@ def flat_ink(page: np.ndarray, *, multiplicative: bool) -> np.ndarray:
 
 def _cropped_drawing(ink: np.ndarray) -> np.ndarray | None:
     """The part of the page that holds the drawing, its ink stretched to 0..1; None if there is none."""
-    smooth = box_mean(ink, 1) if min(ink.shape) >= 64 else ink
-    noise = 2.5 * float(np.quantile(smooth, 0.25)) + 1e-3  # a quarter of any page is bare
-    peak = _peak(smooth)
-    if peak < max(MIN_CONTRAST, MIN_PEAK_TO_NOISE * noise):
+    smooth, noise, peak = _ink_levels(ink)
+    if not _stands_out(peak, noise):
         return None
-    floor = max(0.4 * peak, 4 * noise)
+    floor = _floor(peak, noise)
     kept = _parts_of_drawing(smooth, floor)
     if kept is None:
         return None
     rows, columns = (np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0))
     window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     drawing, kept = np.where(kept, ink, 0)[window], kept[window]
-    strong = drawing[(smooth[window] > floor) & kept]
+    return _stretched(drawing, drawing[(smooth[window] > floor) & kept], peak, noise)
+
+
+def _ink_levels(ink: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """The ink without its grain, the level of the noise on bare paper, and that of the strokes."""
+    smooth = box_mean(ink, 1) if min(ink.shape) >= 64 else ink
+    noise = 2.5 * float(np.quantile(smooth, 0.25)) + 1e-3  # a quarter of any page is bare
+    return smooth, noise, _peak(smooth)
+
+
+def _stands_out(peak: float, noise: float) -> bool:
+    return peak >= max(MIN_CONTRAST, MIN_PEAK_TO_NOISE * noise)
+
+
+def _floor(peak: float, noise: float) -> float:
+    """Above it is a stroke."""
+    return max(0.4 * peak, 4 * noise)
+
+
+def _stretched(ink: np.ndarray, strong: np.ndarray, peak: float, noise: float) -> np.ndarray:
+    """Ink as 0..1: paper is 0, and most of what is `strong` 1."""
     low, high = max(0.2 * peak, 2 * noise), float(np.quantile(strong, 0.7))
-    return np.clip((drawing - low) / max(high - low, 1e-3), 0, 1)
+    return np.clip((ink - low) / max(high - low, 1e-3), 0, 1)
 
 
 def _peak(smooth: np.ndarray) -> float:
@@ -196,15 +227,20 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 def _fitted(drawing: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     """A drawing in `box` (height, width), its shape kept, its strokes about as wide as the training images'."""
-    fine = np.pad(_resized_to(drawing, (box[0] * FINE, box[1] * FINE)), 2 * FINE)
-    width = stroke_width(fine) / FINE * 20 / max(box)
-    if width < THINNEST:
-        fine = dilate(fine, round((CLOSE_TO_THIN - width) * FINE / 2 * max(box) / 20))
-    elif width > THICKEST:
-        thinner = erode(fine, round((width - CLOSE_TO_THICK) * FINE / 2 * max(box) / 20))
-        fine = thinner if thinner.sum() > 0.3 * fine.sum() else fine
+    fine = _evened(np.pad(_resized_to(drawing, (box[0] * FINE, box[1] * FINE)), 2 * FINE), max(box))
     top, bottom, left, right = _box(fine > 0.3 * fine.max())
     return _resized_to(fine[top : bottom + 1, left : right + 1], box)
+
+
+def _evened(fine: np.ndarray, length: float) -> np.ndarray:
+    """Strokes about as wide as the training images', in `FINE` samples a pixel, for digits `length` pixels long."""
+    width = stroke_width(fine) / FINE * 20 / length
+    if width < THINNEST:
+        return dilate(fine, round((CLOSE_TO_THIN - width) * FINE / 2 * length / 20))
+    if width > THICKEST:
+        thinner = erode(fine, round((width - CLOSE_TO_THICK) * FINE / 2 * length / 20))
+        return thinner if thinner.sum() > 0.3 * fine.sum() else fine
+    return fine
 
 
 def stroke_width(drawing: np.ndarray) -> float:
@@ -230,9 +266,15 @@ def _resized_to(drawing: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     """`drawing` as large as fits `box` (height, width) with its shape kept; shrinking averages areas."""
     ratio = min(box[0] / drawing.shape[0], box[1] / drawing.shape[1])
     height, width = (max(1, round(length * ratio)) for length in drawing.shape)
-    kind = Image.Resampling.BOX if ratio < 0.5 else Image.Resampling.BILINEAR
+    return _scaled(drawing, (height, width))
+
+
+def _scaled(drawing: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """`drawing` in `shape`; shrinking averages areas."""
+    shrinks = min(shape[0] / drawing.shape[0], shape[1] / drawing.shape[1]) < 0.5
+    kind = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
     picture = Image.fromarray(np.ascontiguousarray(drawing, np.float32))
-    return np.clip(np.asarray(picture.resize((width, height), kind)), 0, 1)
+    return np.clip(np.asarray(picture.resize(shape[::-1], kind)), 0, 1)
 
 
 def _shrunk(page: np.ndarray, side: int) -> np.ndarray:

@@ -155,7 +155,7 @@ class Intake:
         limit = self.max_array_bytes if many else (1 + mask) * (self.max_image_bytes + FORM_OVERHEAD)
         form_request = Request(request.scope, self._limited(request, held, limit))
         fields = {"file", "mask"} if mask else {"file"}
-        async with form_request.form(max_files=MAX_FILES if many else 1 + mask, max_fields=8) as form:
+        async with form_request.form(max_files=MAX_FILES, max_fields=8) as form:
             parts: dict[str, list[bytes]] = {name: [] for name in fields}
             for name, value in form.multi_items():
                 if name not in fields or not isinstance(value, UploadFile):
@@ -165,8 +165,10 @@ class Intake:
                     raise Problem(413, f"A file is over {self.max_image_bytes:,} bytes, the limit of an image.")
                 parts[name].append(await value.read())
         if not parts["file"] or (mask and len(parts["mask"]) != 1):
-            wanted = " and one ".join(sorted(fields))
-            raise Problem(422, f"The form must hold {wanted}, as files. Example: curl -F file=@7.png")
+            wanted, example = ("file and one mask", " -F mask=@mask.png") if mask else ("file", "")
+            raise Problem(422, f"The form must hold {wanted}, as files. Example: curl -F file=@7.png{example}")
+        if not many and len(parts["file"]) > 1:
+            raise Problem(422, "Send one image; for several chains from it there is `n`. /features takes several.")
         return Body(files=parts["file"], mask_file=parts["mask"][0] if mask else None)
 
 

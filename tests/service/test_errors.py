@@ -166,9 +166,17 @@ def test_forms_that_cannot_be_used(client: TestClient, files: Any) -> None:
     assert answer.status_code in (400, 413, 415, 422) and is_problem(answer, answer.status_code)
 
 
+def test_of_several_images_dreams_say_where_they_are_read(client: TestClient) -> None:
+    files = [("file", image_bytes()), ("file", image_bytes())]
+    assert is_problem(client.post("/dream?steps=1", files=files), 422, "one image", "/features")
+    assert client.post("/features", files=files).status_code == 200
+
+
 def test_inpaint_needs_its_mask(client: TestClient) -> None:
     assert is_problem(client.post("/inpaint", content=image_bytes(), headers=PNG), 415, "multipart/form-data")
-    assert is_problem(client.post("/inpaint", files={"file": image_bytes()}), 422, "mask")
+    assert is_problem(client.post("/inpaint", files={"file": image_bytes()}), 422, "-F mask=@mask.png")
+    broken = client.post("/inpaint", files={"file": image_bytes(), "mask": image_bytes("JPEG")[:300]})
+    assert is_problem(broken, 422, "The mask: ")
     assert is_problem(client.post("/inpaint", json={"images": [ROW]}), 422, "mask")
     assert is_problem(client.post("/inpaint", json={"images": [ROW], "mask": [0]}), 422, "`mask`")
     assert is_problem(client.post("/inpaint", json={"images": [ROW], "mask": [ROW] * 2}), 422, "one mask")

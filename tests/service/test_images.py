@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.images import ImageError, decode_image, mask_image, model_image
+from service.images import ImageError, decode_image, mask_image, model_image, unmoved_image
 from service.strokes import stroke_width
 from tests.service.drawn import drawn_digit, photograph, to_bytes
 
@@ -163,6 +163,20 @@ def test_other_model_shapes() -> None:
     result = model_image(decode_image(to_bytes(1 - INK)), (14, 21))
     assert result.pixels.shape == (14, 21)
     assert np.ptp(np.nonzero(result.pixels > 0.02)[0]) + 1 == 10
+
+
+def test_under_a_mask_ink_and_paper_are_found_and_nothing_moves() -> None:
+    page = np.zeros((280, 280), np.float32)
+    page[:180, 90:270] = INK[50:230, 40:220]  # off the centre, and not fitted
+    expected = np.asarray(Image.fromarray(page).resize((28, 28), Image.Resampling.BOX))
+    for body in (to_bytes(page), to_bytes(1 - page), to_bytes(photograph(page), "JPEG", quality=75)):
+        result = unmoved_image(decode_image(body))
+        assert not result.untouched
+        assert_same(result.pixels, expected, 0.04)
+    assert result.inverted
+    assert not unmoved_image(decode_image(to_bytes(np.full((280, 280), 0.9)))).pixels.any()  # nothing is drawn yet
+    thin, thick = (unmoved_image(decode_image(to_bytes(drawn_digit(width=width)))).pixels for width in (4, 60))
+    assert 1.6 < stroke_width(thin) < stroke_width(thick) < 4.6
 
 
 def test_mask_keeps_place() -> None:

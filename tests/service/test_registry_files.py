@@ -49,7 +49,9 @@ def test_other_files_under_the_same_number_are_another_model(tmp_path: Path) -> 
     assert registry.get().version == 1 and registry.get().params.weights[0, 0] == 4
 
 
-def test_damage_to_what_is_served_is_reported_and_it_stays_in_service(tmp_path: Path) -> None:
+def test_damage_to_what_is_served_is_reported_and_it_stays_in_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     add_version(tmp_path, 1)
     folder = add_version(tmp_path, 2)
     registry = make_registry(tmp_path)
@@ -59,6 +61,7 @@ def test_damage_to_what_is_served_is_reported_and_it_stays_in_service(tmp_path: 
     for _ in range(3):
         registry.poll()
     assert registry.get() is served and [bad.version for bad in registry.problems()] == [2]
+    assert "stays in service" in caplog.text and "cannot be served" not in caplog.text
     (folder / "model.safetensors").write_bytes(whole)
     registry.poll()
     assert registry.get().version == 2 and registry.problems() == []
