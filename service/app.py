@@ -105,6 +105,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """Added from the inside out."""
     app.add_middleware(ShortWay, routes=list(app.router.routes))
     digests = settings.key_digests()
+    app.state.needs_key = bool(digests)
     if digests:
         app.add_middleware(ApiKeys, digests=digests)
     app.add_middleware(Problems, max_header_bytes=settings.max_header_bytes)

@@ -185,7 +185,7 @@ def describe(app: FastAPI) -> None:
             document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
             components = document.setdefault("components", {})
             components.setdefault("schemas", {})["Problem"] = ProblemBody.model_json_schema()
-            if app.state.settings.key_digests():
+            if app.state.needs_key:
                 components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
                 document["security"] = [{"key": []}]
             app.openapi_schema = document

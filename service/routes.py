@@ -65,8 +65,8 @@ async def openapi(request: Request) -> Response:
 
 @router.get("/", tags=["pages"], responses=page_answers())
 async def page(request: Request) -> Response:
-    """The page."""
-    return _page(request, "index.html")
+    """The page. Where a key is needed it is `/docs`: a browser sends none with the pictures of a page, that one can."""
+    return _page(request, "docs.html" if request.app.state.needs_key else "index.html")
 
 
 @router.get("/docs", tags=["pages"], responses=page_answers())

@@ -89,7 +89,7 @@ class Cache:
         facts += [params.model_dump(exclude={"model", "version", "timeout", "format"}), request.app.version]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
         self.etag = f'"{digest[:32]}"'
-        who = "private" if request.app.state.settings.key_digests() else "public"
+        who = "private" if request.app.state.needs_key else "public"
         # An answer for "the newest version" goes stale at the next publish; one of a named version never does.
         age = 60 if getattr(params, "version", None) is None else 3600
         self.headers = {"ETag": self.etag, "Cache-Control": f"{who}, max-age={age}", "Vary": "Accept"}

@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import random
+import selectors
 import socket
 import statistics
 import sys
@@ -47,56 +48,71 @@ LINE = 0.95
 
 
 class Attacker:
-    """A socket that stays open as long as it may, and is opened anew."""
+    """A socket that stays open as long as it may, and is opened anew.
 
-    def __init__(self, port: int, kind: str, delay: float) -> None:
-        self.port, self.kind = port, kind
+    `selector` tells what has come on it: to ask a thousand sockets would cost the server's computer more than they do.
+    """
+
+    def __init__(self, port: int, kind: str, delay: float, selector: selectors.BaseSelector) -> None:
+        self.port, self.kind, self.selector = port, kind, selector
         self.socket: socket.socket | None = None
         self.opened_at = 0.0
         self.next_open = time.monotonic() + delay
         self.lives: list[float] = []  # seconds, of those that the server closed
 
     def tick(self) -> None:
-        """Once a second: opens, drips, or finds out that it was closed."""
+        """Once a second: opens, or drips."""
         now = time.monotonic()
         if self.socket is None:
             if now >= self.next_open:
                 self._open(now)
-            return
-        try:
-            if self.kind != SILENT:
+        elif self.kind != SILENT:
+            with contextlib.suppress(OSError):  # it was closed: the selector will tell
                 self.socket.send(b"x")
-            while self.socket.recv(4096):
-                pass
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self.lives.append(now - self.opened_at)
+
+    def hear(self) -> None:
+        """Something came: an answer, which nobody wants, or the end."""
+        assert self.socket is not None
+        with contextlib.suppress(OSError):
+            if self.socket.recv(4096):
+                return
+        self.lives.append(time.monotonic() - self.opened_at)
+        self.selector.unregister(self.socket)
         self.socket.close()
         self.socket, self.next_open = None, self.opened_at + LIMITS[self.kind]
 
     def _open(self, now: float) -> None:
         with contextlib.suppress(OSError):
             self.socket = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+            self.selector.register(self.socket, selectors.EVENT_READ, self)
             self.socket.sendall(OPENINGS[self.kind])
             self.socket.setblocking(False)
         self.opened_at = now
+
+
+def hear_until(end: float, selector: selectors.BaseSelector) -> None:
+    while (left := end - time.monotonic()) > 0:
+        if not selector.get_map():
+            time.sleep(left)
+            return
+        for key, _ in selector.select(left):
+            key.data.hear()
 
 
 def attack(port: int, pipe: Connection, counts: dict[str, int]) -> None:
     """The attackers' process: until it is told to stop, then it answers with the lives of their sockets."""
     kinds = [kind for kind, count in counts.items() for _ in range(count)]
     random.Random(0).shuffle(kinds)
+    selector = selectors.DefaultSelector()
     # They come within as many seconds as they may stay, so that they do not all come back at once.
-    crowd = [Attacker(port, kind, LIMITS[kind] * number / len(kinds)) for number, kind in enumerate(kinds)]
+    crowd = [Attacker(port, kind, LIMITS[kind] * number / len(kinds), selector) for number, kind in enumerate(kinds)]
     while not pipe.poll():
         began = time.monotonic()
         for number, attacker in enumerate(crowd):
             attacker.tick()
             if number % 50 == 49:  # spread over the second
-                time.sleep(max(0.0, began + number / len(crowd) - time.monotonic()))
-        time.sleep(max(0.0, began + 1.0 - time.monotonic()))
+                hear_until(began + number / len(crowd), selector)
+        hear_until(began + 1.0, selector)
     lives: dict[str, list[float]] = {kind: [] for kind in NUM_ATTACKERS}
     for attacker in crowd:
         lives[attacker.kind] += attacker.lives

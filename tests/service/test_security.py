@@ -42,6 +42,7 @@ def test_a_wrong_key_is_401_everywhere_but_on_open_paths(store: Path, headers: d
         for path in OPEN_PATHS:
             assert client.get(path, headers=headers).status_code in (200, 404), path
         assert client.get("/openapi.json").json()["security"] == [{"key": []}]
+        assert client.get("/").text == client.get("/docs").text  # a page whose pictures would all be refused is none
 
 
 def test_keys_from_a_file(store: Path, tmp_path: Path) -> None:
