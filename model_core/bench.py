@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 2  # of the JSON; it grows when a field changes its meaning
+SCHEMA = 3  # of the JSON; it grows when a field changes its meaning
 _PACKAGES = ("rbm-dream", "numpy", "numba", "tensorflow", "torch", "scikit-learn", "rbms", "fastapi", "uvicorn")
 _SETTLE_SECONDS = 0.02  # between contestants: the idle threads of a library spin for a while before they sleep
 

@@ -69,7 +69,7 @@ async def saturate(server: ServerProcess, params: RBMParams, clients: Sequence[i
       clients: numbers of clients to try; each asks again as soon as it has its answer.
       seconds: of each timing.
     """
-    tried = {count: await _answers_per_second(server, PATH, count, seconds) for count in clients}
+    tried = {count: await answers_per_second(server, PATH, count, seconds) for count in clients}
     best = max(tried, key=lambda count: tried[count])
     raw: list[float] = []
     raw_many: list[float] = []
@@ -77,9 +77,9 @@ async def saturate(server: ServerProcess, params: RBMParams, clients: Sequence[i
     many: list[float] = []
     for number in range(_ROUNDS):
         raw.append(await asyncio.to_thread(raw_speed, params, 1, seconds, number))
-        plain.append(await _answers_per_second(server, PATH, best, seconds))
+        plain.append(await answers_per_second(server, PATH, best, seconds))
         raw_many.append(await asyncio.to_thread(raw_speed, params, MANY, seconds, number))
-        many.append(await _answers_per_second(server, MANY_PATH, best, seconds))
+        many.append(await answers_per_second(server, MANY_PATH, best, seconds))
     return {
         "raw_chain_steps_per_second": statistics.median(raw),
         "raw_chain_steps_per_second_8_chains": statistics.median(raw_many),
@@ -94,7 +94,8 @@ def _share(answers: Sequence[float], raw: Sequence[float], chains: int) -> float
     return statistics.median(rate * chains * STEPS / speed for rate, speed in zip(answers, raw, strict=True))
 
 
-async def _answers_per_second(server: ServerProcess, path: str, clients: int, seconds: float) -> float:
+async def answers_per_second(server: ServerProcess, path: str, clients: int, seconds: float) -> float:
+    """Of a closed loop: `clients` that each ask again as soon as they have their answer."""
     async with Client(server.host, server.port) as client:
         await client.open(clients)
         shots = await client.closed_loop(path, concurrency=clients, seconds=_WARM_UP + seconds)

@@ -14,7 +14,7 @@ from typing import Any
 from model_core import bench
 from model_core.bench_load import Client, Shot, poisson_times, schedule, with_status
 from model_core.bench_process import ServerError, ServerProcess
-from model_core.bench_saturation import MANY_PATH, PATH, STEPS, kernel_ms, saturate
+from model_core.bench_saturation import MANY_PATH, PATH, STEPS, answers_per_second, kernel_ms, saturate
 from model_core.rbm import RBMParams
 
 SHORT, LONG = "/sample?steps=20", "/sample?steps=5000"
@@ -42,7 +42,7 @@ async def run(server: ServerProcess, params: RBMParams, options: Options) -> dic
     saturation = await saturate(server, params, options.clients, options.seconds / 5)
     capacity = saturation["capacity_per_second"]
     mixed = await _mixed(server, capacity, options)
-    loads = [await _load(server, capacity, times, options) for times in options.loads]
+    loads = await _loads(server, capacity, saturation["clients"], options)
     figures = {
         "bench": "service",
         "schema": bench.SCHEMA,
@@ -119,6 +119,19 @@ async def _idle(server: ServerProcess) -> list[Shot]:
     return shots
 
 
+async def _loads(server: ServerProcess, capacity: float, clients: int, options: Options) -> list[dict[str, Any]]:
+    """All open loads. Goodput is compared with the capacity just before and after: a shared computer's changes."""
+    loads: list[dict[str, Any]] = []
+    before = await answers_per_second(server, PATH, clients, options.seconds / 5)
+    for times in options.loads:
+        load = await _load(server, capacity, times, options)
+        after = await answers_per_second(server, PATH, clients, options.seconds / 5)
+        beside, before = (before + after) / 2, after
+        share = load["goodput_per_second"] / beside if beside else None
+        loads.append(load | {"capacity_per_second": beside, "goodput_share": share})
+    return loads
+
+
 async def _load(server: ServerProcess, capacity: float, times: float, options: Options) -> dict[str, Any]:
     """Poisson arrivals at `times` capacity."""
     server.forget_peak()
@@ -132,7 +145,6 @@ async def _load(server: ServerProcess, capacity: float, times: float, options: O
         "times": times,
         "offered_per_second": len(shots) / options.seconds,
         "goodput_per_second": len(good) / options.seconds,
-        "goodput_share": len(good) / options.seconds / capacity,
         "accepted_ms": _milliseconds(with_status(shots, 200)),
         "refused_ms": _milliseconds(with_status(shots, *_REFUSED)),
         "refused": len(with_status(shots, *_REFUSED)),
