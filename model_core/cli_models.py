@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from model_core.cli_support import AsJson, Checkpoints, CliError, say
 
 if TYPE_CHECKING:
     from model_core.model_store import Model
+
+_FILE_WIDTH = 1000  # columns where nobody looks: a line a version, for other programs
 
 
 def models(
@@ -66,7 +69,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for column in ("name", "version", "size", "image", "data", "made", "problem"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column != "problem")
     for row in rows:
         known = "problem" not in row
         table.add_row(
@@ -78,4 +81,5 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             str(row["created_at"] or "") if known else "",
             row.get("problem", ""),
         )
-    Console(highlight=False, soft_wrap=True).print(table)
+    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    Console(highlight=False, soft_wrap=True, width=width).print(table)
