@@ -7,6 +7,7 @@ Everything heavy is imported inside the commands, so that `rbm --help` answers a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -59,6 +60,8 @@ def serve(
 
     Further settings are environment variables, such as RBM_API_KEYS; a flag wins over its variable.
     """
+    # The first process of a container does not die of SIGTERM by itself, and the imports take a second.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from pydantic import ValidationError
 
     from service.settings import Settings

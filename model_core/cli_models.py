@@ -65,6 +65,7 @@ def _card(model: Model) -> dict[str, Any]:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -72,7 +73,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, overflow="fold", no_wrap=column != "problem")
     for row in rows:
         known = "problem" not in row
-        table.add_row(
+        cells = (
             row["name"],
             f"{row['version']:06d}",
             f"{row['num_visible']}x{row['num_hidden']}" if known else "",
@@ -81,5 +82,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             str(row["created_at"] or "") if known else "",
             row.get("problem", ""),
         )
+        table.add_row(*map(escape, cells))
     width = None if sys.stdout.isatty() else _FILE_WIDTH
     Console(highlight=False, soft_wrap=True, width=width).print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Collection
@@ -150,7 +151,15 @@ def write_output(content: bytes, format_name: str, out: Path | None, default_nam
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replaces a file as a whole: whoever reads it sees the old one or the new one."""
+    """Replaces a file as a whole: whoever reads it sees the old one or the new one.
+
+    A link stays one, a file keeps its mode, and what is no file, such as a pipe, is written to.
+    """
+    path = Path(os.path.realpath(path))
+    mode = path.stat().st_mode if path.exists() else stat.S_IFREG | 0o644
+    if not stat.S_ISREG(mode):
+        path.write_bytes(content)
+        return
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     except OSError as error:
@@ -159,7 +168,7 @@ def write_file(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        temporary.chmod(0o644)
+        temporary.chmod(stat.S_IMODE(mode))
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ def parse_ladder(content: bytes, num_visible: int, num_hidden: int) -> Ladder:
         rungs = [checked_params(*(tensors[f"{name}.{k}"] for name in RBMParams._fields)) for k in range(num_rungs)]
         packed, num_rounds = tensors["members"], int(tensors["num_rounds"][0])
         stored_visible = int(tensors["num_visible"][0])
-    except (SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"{LADDER_FILE} cannot be read: {error}") from None
     shapes = {(stored_visible, num_hidden), *(rung.weights.shape for rung in rungs)}
     if shapes != {(num_visible, num_hidden)}:

@@ -25,6 +25,7 @@ VERSION_PATTERN = re.compile(r"[0-9]{6}")
 FILENAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_FILE_BYTES = 2**30
 MAX_MANIFEST_BYTES = 2**22
+MAX_DEPTH = 50  # of values in values: what writes them as JSON has limits of its own
 _CALLERS_FIELDS = ("training", "dataset", "metrics", "free_energy_percentiles", "licence")
 _PUBLISHERS_FIELDS = (
     "format_version", "name", "version", "created_at", "image_shape", "num_visible", "num_hidden", "files", "software",
@@ -171,6 +172,8 @@ def _is_count(value: object) -> bool:
 
 def _field_problem(manifest: Mapping[str, Any]) -> str | None:
     """What is wrong with the first bad field, or None."""
+    if _is_deeper(manifest, MAX_DEPTH):
+        return f"its values are nested more than {MAX_DEPTH} deep"
     if not isinstance(manifest.get("name"), str) or not NAME_PATTERN.fullmatch(manifest["name"]):
         return f"`name` must match {NAME_PATTERN.pattern}"
     for field in ("version", "num_visible", "num_hidden"):
@@ -185,6 +188,11 @@ def _field_problem(manifest: Mapping[str, Any]) -> str | None:
         if not isinstance(manifest.get(field, kind()), kind):
             return f"`{field}` must be a {kind.__name__}"
     return _files_problem(manifest.get("files")) or _percentiles_problem(manifest.get("free_energy_percentiles"))
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return bool(inner) and (levels == 0 or any(_is_deeper(one, levels - 1) for one in inner))
 
 
 def _files_problem(files: object) -> str | None:

@@ -145,12 +145,15 @@ class Admission:
     def work_done(self, rank: Rank, cost: int) -> None:
         self._left[rank] -= cost
 
-    def remove(self, rank: Rank, cost_left: int, frame_bytes: int) -> None:
-        """The job is over; `cost_left` of it was not done."""
+    def forget_frames(self, frame_bytes: int) -> None:
+        """Nobody needs the frames of a job any more."""
+        self._frame_bytes -= frame_bytes
+
+    def remove(self, rank: Rank, cost_left: int) -> None:
+        """The job is over; `cost_left` of it was not done. Its frames may still be there: `forget_frames`."""
         self._left[rank] -= cost_left
         if not self._left[rank]:
             del self._left[rank]
-        self._frame_bytes -= frame_bytes
         self._num_jobs -= 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import pydantic_core
 
 from service.errors import bad_parameter
 from service.jobs import ChainJob, Frame
-from service.pictures import picture_pixels, render
+from service.pictures import picture_pixels, picture_size, render
 from service.schemas import ChainParams
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 MAX_PICTURE_PIXELS = 32_000_000  # about a second of encoding
 MAX_WEBP_PIXELS = 4_000_000  # as MAX_PICTURE_PIXELS, for its slower compression
-MAX_PICTURE_SIDE = 16_383  # WebP's own limit
+MAX_STREAM_PIXELS = 8_000_000  # of each frame of a stream
+MAX_SIDES = {"png": 65_535, "apng": 65_535, "gif": 65_535, "webp": 16_383, "sse": 65_535}  # GIF's and WebP's: their own
+MAX_STRIP_SIDE = 16_383
 MAX_TEXT_NUMBERS = 8_000_000  # about 100 MB of JSON
 BLOCK_ROWS = 16  # some 3 ms of text
 
@@ -81,7 +84,7 @@ def encode_answer(drawing: Drawing, frames: list[Frame], format_name: str) -> by
 def encode_frame(drawing: Drawing, frame: Frame) -> dict[str, Any]:
     """The data of one event of a stream: a PNG, and the free energy of each chain."""
     picture = _picture(drawing, [frame], "png")
-    return {"image": base64_text(picture), "free_energy": _rounded(drawing.model.free_energy(frame.visible))}
+    return {"image": base64_text(picture), "free_energy": drawing.model.free_energy(frame.visible).tolist()}
 
 
 def check_picture(drawing: Drawing, job: ChainJob, format_name: str) -> int:
@@ -93,23 +96,44 @@ def check_picture(drawing: Drawing, job: ChainJob, format_name: str) -> int:
     Raises:
       Problem: 422, saying what to ask for less of.
     """
-    params, (height, width) = drawing.params, drawing.model.image_shape
-    size, scale, most = (job.num_frames, job.num_chains), params.scale, MAX_PICTURE_PIXELS
+    params, shape = drawing.params, drawing.model.image_shape
+    num_frames, view, scale = job.num_frames, params.view, params.scale
+    most = MAX_PICTURE_PIXELS
     if format_name == "json":
-        painted = size[0] * size[1] * height * width * scale**2
-    elif format_name in ("png", "gif", "webp", "apng"):
+        painted = num_frames * job.num_chains * math.prod(shape) * scale**2
+    elif format_name in MAX_SIDES:
+        if format_name == "sse":  # a picture a frame
+            num_frames, format_name, most = 1, "png", MAX_STREAM_PIXELS
         most = MAX_WEBP_PIXELS if format_name == "webp" else most
-        painted = picture_pixels(*size, (height, width), view=params.view, scale=scale, format=format_name)
+        painted = picture_pixels(num_frames, job.num_chains, shape, view=view, scale=scale, format=format_name)
+        check_sides(picture_size(num_frames, job.num_chains, shape, view=view, scale=scale), view, format_name)
     else:
         return 0
     if painted > most:
         raise bad_parameter("scale", f"{painted:,} pixels in all, the limit is {most:,}. Ask for a smaller `scale` or "
                                      "`n`, or a larger `every`.")  # fmt: skip
-    longest = scale * max(size[0] * (width + 1), size[1] * (height + 1))
-    if params.view == "strip" and longest > MAX_PICTURE_SIDE:
-        raise bad_parameter("every", f"a side of {longest:,} pixels, the limit is {MAX_PICTURE_SIDE:,}. Take a larger "
-                                     "`every`, or a smaller `scale` or `n`.")  # fmt: skip
     return painted
+
+
+def check_sides(size: tuple[int, int], view: str, format_name: str) -> None:
+    """Raises Problem, 422, if a picture has a side that its format cannot have, or that nobody would look at."""
+    longest, most = max(size), MAX_STRIP_SIDE if view == "strip" else MAX_SIDES[format_name]
+    if longest > most:
+        name, change = ("every", "a larger `every`, or a smaller") if view == "strip" else ("scale", "a smaller")
+        raise bad_parameter(name, f"a side of {longest:,} pixels, the limit is {most:,}. Take {change} `scale` or `n`.")
+
+
+def check_filters(image_shape: tuple[int, int], num_units: int, scale: int, format_name: str) -> None:
+    """Refuses what would take seconds to paint; raises Problem, 422."""
+    if format_name == "npy":
+        return
+    size = picture_size(1, num_units, image_shape, scale=scale)
+    painted, most = math.prod(size), MAX_WEBP_PIXELS if format_name == "webp" else MAX_PICTURE_PIXELS
+    if painted > most:
+        raise bad_parameter("scale", f"{painted:,} pixels in all, the limit is {most:,}. Ask for a smaller `scale` or "
+                                     "`n`, or for format=npy.")  # fmt: skip
+    if format_name != "json":
+        check_sides(size, "final", format_name)
 
 
 def _picture(drawing: Drawing, frames: list[Frame], format_name: Any) -> bytes:
@@ -130,7 +154,7 @@ def _document(drawing: Drawing, frames: list[Frame]) -> dict[str, Any]:
         "output": drawing.params.output,
         "images": [png_text(image, drawing.params.scale) for image in shown],
         "inputs": [png_text(image, drawing.params.scale) for image in drawing.images(drawing.start)],
-        "free_energy": _rounded(drawing.model.free_energy(last.visible)),
+        "free_energy": drawing.model.free_energy(last.visible),
     }
     if drawing.params.pixels:
         document["pixels"] = np.round(shown.reshape(len(shown), -1).astype(np.float64), 6)
@@ -150,10 +174,6 @@ def _energies_csv(drawing: Drawing, frames: list[Frame]) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def _rounded(values: np.ndarray) -> list[float]:
-    return [round(float(value), 6) for value in values]
-
-
 def base64_text(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
@@ -164,21 +184,21 @@ def png_text(image: np.ndarray, scale: int) -> str:
 
 
 def json_bytes(document: Any) -> bytes:
-    """Compact JSON; arrays become lists."""
-    return pydantic_core.to_json(document, fallback=lambda value: value.tolist())
+    """Compact JSON; arrays become lists, and what is no number null."""
+    return pydantic_core.to_json(document, fallback=lambda value: value.tolist(), inf_nan_mode="null")
 
 
-def json_table(document: dict[str, Any], name: str, rows: np.ndarray) -> list[bytes]:
+def json_table(document: dict[str, Any], name: str, rows: np.ndarray) -> list[bytes | memoryview]:
     """The document with `rows` as its last member, in blocks: other threads run in between, and none is copied."""
-    parts = [b'%b,"%b":[' % (json_bytes(document)[:-1], name.encode())]
+    parts: list[bytes | memoryview] = [b'%b,"%b":[' % (json_bytes(document)[:-1], name.encode())]
     for start in range(0, len(rows), BLOCK_ROWS):
         parts.append((b"," if start else b"") + json_bytes(rows[start : start + BLOCK_ROWS])[1:-1])
     return [*parts, b"]}"]
 
 
-def csv_table(rows: np.ndarray, name: str, number_format: str) -> list[bytes]:
+def csv_table(rows: np.ndarray, name: str, number_format: str) -> list[bytes | memoryview]:
     """A column a unit, a line a row, in blocks."""
-    parts = [",".join(f"{name}_{column}" for column in range(rows.shape[1])).encode() + b"\n"]
+    parts: list[bytes | memoryview] = [",".join(f"{name}_{column}" for column in range(rows.shape[1])).encode() + b"\n"]
     for start in range(0, len(rows), BLOCK_ROWS):
         lines = io.BytesIO()
         np.savetxt(lines, rows[start : start + BLOCK_ROWS], fmt=number_format, delimiter=",")
@@ -195,9 +215,14 @@ def check_table(num_rows: int, num_columns: int, format_name: str) -> None:
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-    return stream.getvalue()
+    return b"".join(npy_pieces(array))
+
+
+def npy_pieces(array: np.ndarray) -> list[bytes | memoryview]:
+    """Header and numbers of an NPY file; the numbers are not copied."""
+    stream, array = io.BytesIO(), np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+    return [stream.getvalue(), array.data.cast("B") if array.size else b""]
 
 
 def csv_bytes(header: str, *columns: Iterable[Any]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -22,7 +21,7 @@ from service.scheduler import Scheduler
 from service.settings import Settings
 from service.streaming import Lifecycle
 from service.tracing import add_tracing
-from service.uploads import Intake
+from service.uploads import Intake, Room
 
 logger = logging.getLogger("rbm.app")
 EXPOSED_HEADERS = (
@@ -67,7 +66,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings, state = app.state.settings, app.state
     state.lifecycle = Lifecycle()
     state.intake = Intake(settings.max_image_bytes, settings.max_array_bytes, state.metrics)
-    state.encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
+    state.encoders = QuickCalls("answers to be encoded", num_threads=2, most=256)
+    # Pictures of streams, which may miss some, keep nobody's answer waiting.
+    state.frame_encoder = QuickCalls("pictures of streams", num_threads=1, most=1024)
+    state.answers = Room(4 * settings.max_array_bytes)
     # One thread, whoever asks: to read and warm a version takes 40 ms of a core.
     state.old_versions = QuickCalls("requests for older versions", num_threads=1, most=8)
     state.scheduler = Scheduler(
@@ -91,8 +93,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(state.registry.stop)
         await state.scheduler.stop()
         state.intake.close()
-        state.encoders.shutdown(wait=False, cancel_futures=True)
-        state.old_versions.stop()
+        for calls in (state.encoders, state.frame_encoder, state.old_versions):
+            calls.stop()
 
 
 def _warm_up() -> None:

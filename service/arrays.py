@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from service.json_arrays import BadJson, numbers_of, read_arrays
 
 PLAIN_JSON_BYTES = 256 * 1024  # parsed in one call, about 5 ms; larger ones row by row
 MAX_NPY_HEADER = 16 * 1024  # NumPy's own reader stops at 10,000 characters
+MAX_NPY_LENGTH = 2**31
+MAX_NUMBERS = 2**25  # 43,000 digits; as float32 they take 128 MB
 
 
 def arrays_from_json(content: bytes | bytearray, fields: set[str]) -> dict[str, np.ndarray]:
@@ -55,11 +58,11 @@ def array_from_npy(content: bytes | bytearray) -> np.ndarray:
         raise Problem(422, "The body is not an NPY file of version 1 or 2, as numpy.save writes it.") from None
     if dtype.hasobject or dtype.kind not in "fu" or (dtype.kind == "u" and dtype.itemsize != 1):
         raise Problem(422, f"The NPY array must be uint8 or float. Received: {dtype}.")
-    expected = dtype.itemsize
-    for length in shape:
-        expected *= length
+    if len(shape) > 3 or any(type(length) is not int or not 0 <= length <= MAX_NPY_LENGTH for length in shape):
+        raise Problem(422, "The NPY array must be [n, pixels] or [n, height, width].")
+    expected = dtype.itemsize * math.prod(shape)
     data = memoryview(content)[stream.tell() :]
-    if expected != len(data) or min(shape, default=0) < 0:
+    if expected != len(data):
         raise Problem(422, f"The NPY header promises {expected:,} bytes; {len(data):,} came. The file is damaged.")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
 
@@ -79,9 +82,12 @@ def to_rows(array: np.ndarray, image_shape: tuple[int, int], name: str = "images
             422,
             f"`{name}` must be [n, {num_visible}] or [n, {height}, {width}], n above 0. Received {list(array.shape)}.",
         )
+    if array.size > MAX_NUMBERS:
+        most = MAX_NUMBERS // num_visible
+        raise Problem(413, f"`{name}` holds {len(array):,} images, the limit is {most:,} at a time. Send fewer.")
     rows = array.reshape(len(array), num_visible)
     if rows.dtype == np.uint8:
-        return (rows / np.float32(255 if rows.max() > 1 else 1)).astype(np.float32)
+        return (rows / np.float32(255 if rows.max() > 1 else 1)).astype(np.float32, copy=False)
     if not (np.isfinite(rows).all() and rows.min() >= 0 and rows.max() <= 1):
         raise Problem(422, f"`{name}` must hold numbers from 0 to 1; one is NaN, infinite or outside. Divide by 255?")
     return rows.astype(np.float32, copy=False)

@@ -156,6 +156,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._reading = ""
         super().on_message_complete()
+        self.flow.resume_reading()  # a large body paused it; the client's leaving must be heard
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle

@@ -165,6 +165,7 @@ class Crew:
         _let_others_first()
         hand = np.full(1, _NOBODY, np.int64)
         while True:
+            hand[0] = _NOBODY
             try:
                 number = self._next(hand)
             except Exception as error:  # out of memory in compiled code, or it could not be compiled

@@ -17,7 +17,8 @@ MAX_SIDE = 4096
 # A JPEG can be decoded at a fraction of its size without ever holding all of it, so photographs of phones fit in.
 MAX_JPEG_PIXELS = 50_000_000
 MAX_JPEG_SIDE = 16_384
-# A progressive JPEG is held whole (up to 6 bytes a pixel), and each of its scans costs a pass over all of it.
+# A JPEG of several scans, such as a progressive one, is held whole (up to 6 bytes a pixel), and each of its scans costs
+# a pass over all of it.
 MAX_PROGRESSIVE_PIXELS = 16_000_000
 MAX_JPEG_SCANS = 64
 # One pass of libjpeg-turbo over a block with no data in it takes about 15 ns; this keeps all passes under 0.5 s.
@@ -136,9 +137,27 @@ def _check_jpeg(image: Image.Image, body: bytes) -> None:
     num_scans = body.count(b"\xff\xda")  # cannot occur inside a scan: there 255 is followed by 0
     if num_scans > MAX_JPEG_SCANS or (num_scans > 12 and num_scans * num_pixels > MAX_SCANNED_PIXELS):
         raise ImageError(422, f"The JPEG has {num_scans} scans, too many. Save it again as a plain JPEG.")
-    if image.info.get("progressive") and num_pixels > MAX_PROGRESSIVE_PIXELS:
-        subject = f"The progressive JPEG is {image.width} x {image.height} pixels; it"
+    is_held_whole = image.info.get("progressive") or _layers_of_first_scan(body) < len(image.getbands())
+    if is_held_whole and num_pixels > MAX_PROGRESSIVE_PIXELS:
+        subject = f"The JPEG of several scans is {image.width} x {image.height} pixels; it"
         raise _too_many_pixels(subject, MAX_PROGRESSIVE_PIXELS, MAX_JPEG_SIDE)
+
+
+def _layers_of_first_scan(body: bytes) -> int:
+    """How many colour components the first scan holds; 0 if that cannot be told. With fewer than all of them, libjpeg
+    keeps the whole image, as it does of a progressive one."""
+    place = 2
+    while place + 5 <= len(body) and body[place] == 0xFF:
+        marker = body[place + 1]
+        if marker == 0xDA:
+            return body[place + 4]
+        if marker == 0xFF:  # a filler
+            place += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length
+            place += 2
+        else:
+            place += 2 + int.from_bytes(body[place + 2 : place + 4], "big")
+    return 0
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, max_side: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from starlette.requests import Request
@@ -11,8 +13,11 @@ from starlette.requests import Request
 from service.arrays import to_rows
 from service.errors import Problem
 from service.images import ImageError, ModelImage, decode_image, mask_image, model_image, unmoved_image
+from service.jobs import DeadlinePassed
+from service.streaming import while_connected
 from service.uploads import Body
 
+T = TypeVar("T")
 InvertName = Literal["auto", "true", "false"]
 
 if TYPE_CHECKING:
@@ -30,32 +35,60 @@ class Pixels(NamedTuple):
         return {"RBM-Inverted": str(self.inverted[0]).lower()} if len(self.inverted) == 1 else {}
 
 
-async def read_pixels(request: Request, model: ServedModel, invert: InvertName, *, many: bool) -> Pixels:
-    """The images of the body."""
+async def read_pixels(
+    request: Request, model: ServedModel, invert: InvertName, deadline: float, *, many: bool
+) -> Pixels:
+    """The images of the body. Files are prepared as training images are; arrays are used as they are.
+
+    Raises:
+      Problem: of one file, saying which. DeadlinePassed, ClientDisconnect: between two files.
+    """
     intake = request.app.state.intake
     with intake.holding() as held:
         body = await intake.read(request, held, many=many)
-        return await intake.decode(pixels_of, body, model.image_shape, invert)
+        shape = model.image_shape
+        if body.array is not None:
+            return await _decode(request, deadline, pixels_of_array, body.array, shape)
+        # One by one: between two of them others have their turn.
+        images = [
+            await _decode(request, deadline, _file_image, body.files, number, shape, invert)
+            for number in range(len(body.files))
+        ]
+        return pixels_of_images(images)
 
 
-async def read_mask(request: Request, model: ServedModel, invert: InvertName) -> tuple[Pixels, np.ndarray]:
+async def read_mask(
+    request: Request, model: ServedModel, invert: InvertName, deadline: float
+) -> tuple[Pixels, np.ndarray]:
     """Images, and which of their pixels are marked, bool [n, visible]."""
     intake = request.app.state.intake
     with intake.holding() as held:
         body = await intake.read(request, held, many=False, mask=True)
-        return await intake.decode(_pixels_and_mask, body, model.image_shape, invert)
+        return await _decode(request, deadline, _pixels_and_mask, body, model.image_shape, invert)
+
+
+async def _decode(request: Request, deadline: float, function: Callable[..., T], *args: Any) -> T:
+    """Runs it in the intake's worker while the client is there and the deadline has not passed."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            return await while_connected(request, request.app.state.intake.decode(function, *args))
+    except TimeoutError:
+        raise DeadlinePassed("The deadline passed before the upload was decoded.") from None
 
 
 def pixels_of(body: Body, image_shape: tuple[int, int], invert: InvertName) -> Pixels:
-    """Files are prepared as training images are; arrays are used as they are.
-
-    Raises:
-      Problem: of one file, saying which.
-    """
+    """As `read_pixels`, at once."""
     if body.array is not None:
-        rows = to_rows(body.array, image_shape)
-        return Pixels(rows, [False] * len(rows))
-    images = [_file_image(body.files, number, image_shape, invert) for number in range(len(body.files))]
+        return pixels_of_array(body.array, image_shape)
+    return pixels_of_images([_file_image(body.files, number, image_shape, invert) for number in range(len(body.files))])
+
+
+def pixels_of_array(array: np.ndarray, image_shape: tuple[int, int]) -> Pixels:
+    rows = to_rows(array, image_shape)
+    return Pixels(rows, [False] * len(rows))
+
+
+def pixels_of_images(images: Sequence[ModelImage]) -> Pixels:
     return Pixels(np.stack([image.pixels.reshape(-1) for image in images]), [image.inverted for image in images])
 
 

@@ -40,14 +40,25 @@ def numbers_of(value: list[Any]) -> np.ndarray:
     Raises:
       ValueError: if it holds anything else, or lists of different lengths.
     """
+    _check_numbers(value, levels=3)
     try:
         numbers = np.array(value)
-    except (OverflowError, RecursionError) as error:
+    except OverflowError as error:
         raise ValueError(str(error)) from None
     if numbers.dtype.kind not in "iuf":
         raise ValueError("not numbers")
     with np.errstate(over="ignore"):
         return numbers.astype(np.float32)
+
+
+def _check_numbers(value: list[Any], levels: int) -> None:
+    """Before NumPy sees it: of a list of texts it makes an array whose every entry is as long as the longest."""
+    kinds = set(map(type, value))
+    if kinds == {list} and levels > 1:
+        for inner in value:
+            _check_numbers(inner, levels - 1)
+    elif not kinds <= {int, float}:
+        raise ValueError("not numbers")
 
 
 class _Reader:

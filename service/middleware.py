@@ -154,7 +154,7 @@ class ApiKeys:
 
     def _knows(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()
+        key = (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip(" \t")
         digest = hashlib.sha256(key.encode("latin-1")).digest()
         return sum(hmac.compare_digest(digest, known) for known in self.digests) > 0
 

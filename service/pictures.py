@@ -62,10 +62,17 @@ def picture_pixels(
     format: str = "png",
 ) -> int:
     """Screen pixels that `render` would paint, over all frames; for refusing what is too large before any work."""
+    height, width = picture_size(num_frames, num_chains, image_shape, view=view, scale=scale)
+    return height * width * (num_frames if format in ANIMATED and view != "strip" else 1)
+
+
+def picture_size(
+    num_frames: int, num_chains: int, image_shape: tuple[int, int], *, view: str = "final", scale: int = 8
+) -> tuple[int, int]:
+    """Height and width of each page that `render` would paint, in screen pixels."""
     height, width = image_shape
     rows, columns = {"final": _grid(num_chains), "pair": (2, num_chains), "strip": (num_chains, num_frames)}[view]
-    painted = num_frames if format in ANIMATED and view != "strip" else 1
-    return _length(rows, height) * scale * _length(columns, width) * scale * painted
+    return _length(rows, height) * scale, _length(columns, width) * scale
 
 
 def filters_picture(weights: np.ndarray, image_shape: tuple[int, int], scale: int = 2, format: str = "png") -> bytes:

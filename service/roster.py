@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
@@ -84,6 +85,9 @@ class Roster:
         run = Run(ticket, next(self._sequence), whole=not self._sharing)
         self._runs[run.sequence] = run
         self._admission.add(run.rank, run.cost_left, ticket.frame_bytes)
+        # Frames outlive their job: they are encoded, and the answer waits for its reader. Who still needs either holds
+        # the ticket.
+        ticket.on_gone = partial(self._admission.forget_frames, ticket.frame_bytes)
         self._next_deadline = min(self._next_deadline, _deadline(run))
         for part in run.parts:
             self._line.put(part)
@@ -101,7 +105,7 @@ class Roster:
         if self._runs.pop(run.sequence, None) is None:
             return
         self._line.drop(run)
-        self._admission.remove(run.rank, run.cost_left, run.ticket.frame_bytes)
+        self._admission.remove(run.rank, run.cost_left)
         if isinstance(error, Cancelled | DeadlinePassed):
             self._metrics.cancelled.labels("running" if run.ticket.started else "queued").inc()
         elif error is not None:
@@ -122,8 +126,7 @@ class Roster:
 
     def pick(self, now: float, num_takers: int) -> list[Turn]:
         """The next slice; jobs whose deadline has passed are dropped first."""
-        if now >= self._next_deadline:
-            self._expire(now)
+        self.expire(now)
         turns = self._line.pick(self._steps_of_slice, num_takers)
         for run in runs_of(turns):
             if not run.ticket.started:
@@ -139,7 +142,10 @@ class Roster:
     def _steps_of_slice(self, kind: Kind) -> int:
         return max(1, int(self._speeds.chain_steps(kind) * self._slice_seconds))
 
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Ends the jobs whose deadline has passed."""
+        if now < self._next_deadline:
+            return
         for run in [run for run in self._runs.values() if _deadline(run) <= now]:
             self.end(run, DeadlinePassed("The deadline passed before the work was finished."))
         self._next_deadline = min(map(_deadline, self._runs.values()), default=math.inf)

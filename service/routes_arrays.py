@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.answers import check_table, csv_bytes, csv_table, json_bytes, json_table, npy_bytes
+from service.answers import check_table, csv_bytes, csv_table, json_bytes, json_table, npy_bytes, npy_pieces
 from service.inputs import read_pixels
 from service.openapi import image_body, table_answers
 from service.parameter_route import ParameterRoute
@@ -21,6 +21,7 @@ from service.serving import (
     chosen_model,
     deadline_of,
     encode,
+    hold_room,
     model_headers,
     server_timing,
 )
@@ -30,6 +31,7 @@ from service.streaming import while_connected
 if TYPE_CHECKING:
     from service.served_model import ServedModel
 
+NUMBER_BYTES = {"json": 12, "csv": 10, "npy": 4}  # of a feature in an answer, about
 router = APIRouter(tags=["arrays"], route_class=ParameterRoute)
 
 
@@ -42,21 +44,26 @@ async def features(
     deadline = deadline_of(request, params, x_request_timeout)
     model = await chosen_model(request, params)
     began = time.perf_counter()
-    pixels = await read_pixels(request, model, params.invert, many=True)
+    pixels = await read_pixels(request, model, params.invert, deadline, many=True)
     decoded = time.perf_counter()
     seed = None
     check_table(len(pixels.rows), model.num_hidden, format_name)
+    room = hold_room(request, len(pixels.rows) * model.num_hidden * NUMBER_BYTES[format_name])
     compute = model.hidden_logits if params.kind == "logits" else model.hidden_probs
     quick = request.app.state.scheduler.run_quick(compute, pixels.rows, deadline=deadline)
     hidden = await while_connected(request, quick)
     if params.kind == "samples":
         seed = draw_seed() if params.seed is None else params.seed
-        hidden = await encode(request, binarize, hidden, chain_seeds(seed, len(hidden)))
+        hidden = await encode(request, binarize, hidden, chain_seeds(seed, len(hidden)), deadline=deadline)
     computed = time.perf_counter()
-    content = await encode(request, encode_features, model, params.kind, seed, hidden, format_name, pixels.inverted)
+    content = await encode(
+        request, encode_features, model, params.kind, seed, hidden, format_name, pixels.inverted, deadline=deadline
+    )
     headers = model_headers(model, **({} if seed is None else {"seed": seed})) | NOT_STORED | pixels.header()
     headers |= server_timing(decode=decoded - began, compute=computed - decoded, encode=time.perf_counter() - computed)
-    return answer(content, format_name, headers)
+    response: Any = answer(content, format_name, headers)
+    response.room = room
+    return response
 
 
 @router.post("/energy", responses=table_answers("Energies"), openapi_extra=image_body(many=True))
@@ -72,14 +79,15 @@ async def energy(
     deadline = deadline_of(request, params, x_request_timeout)
     model = await chosen_model(request, params)
     began = time.perf_counter()
-    pixels = await read_pixels(request, model, params.invert, many=True)
+    pixels = await read_pixels(request, model, params.invert, deadline, many=True)
     decoded = time.perf_counter()
-    visible = await encode(request, binarize, pixels.rows, chain_seeds(params.seed, len(pixels.rows)))
+    seeds = chain_seeds(params.seed, len(pixels.rows))
+    visible = await encode(request, binarize, pixels.rows, seeds, deadline=deadline)
     quick = request.app.state.scheduler.run_quick(model.free_energy, visible, deadline=deadline)
     free_energy = await while_connected(request, quick)
     surprise = model.surprise(free_energy)
     facts = {"model": model.name, "version": model.version, "seed": params.seed, "inverted": pixels.inverted}
-    content = await encode(request, _encode_energy, facts, free_energy, surprise, format_name)
+    content = await encode(request, _encode_energy, facts, free_energy, surprise, format_name, deadline=deadline)
     headers = model_headers(model, seed=params.seed) | NOT_STORED | pixels.header()
     headers |= server_timing(decode=decoded - began, compute=time.perf_counter() - decoded)
     return answer(content, format_name, headers)
@@ -87,10 +95,10 @@ async def energy(
 
 def encode_features(
     model: ServedModel, kind: str, seed: int | None, hidden: np.ndarray, format_name: str, inverted: list[bool]
-) -> bytes | list[bytes]:
-    """The answer of `/features` about `hidden`, [images, hidden]."""
+) -> list[bytes | memoryview]:
+    """The answer of `/features` about `hidden`, [images, hidden], in pieces."""
     if format_name == "npy":
-        return npy_bytes(hidden)
+        return npy_pieces(hidden)
     if format_name == "csv":
         return csv_table(hidden, "hidden", "%d" if hidden.dtype == np.uint8 else "%.6g")
     document = {"model": model.name, "version": model.version, "kind": kind, "shape": list(hidden.shape)}

@@ -57,7 +57,7 @@ async def dream(
     deadline = deadline_of(request, params, x_request_timeout)
     model = await chosen_model(request, params)
     began = time.perf_counter()
-    pixels = await read_pixels(request, model, params.invert, many=False)
+    pixels = await read_pixels(request, model, params.invert, deadline, many=False)
     decode_seconds = time.perf_counter() - began
     _check_chains(len(pixels.rows), params.n)
     rows = np.repeat(pixels.rows, params.n, axis=0)
@@ -102,7 +102,7 @@ async def inpaint(
     deadline = deadline_of(request, params, x_request_timeout)
     model = await chosen_model(request, params)
     began = time.perf_counter()
-    pixels, kept = await read_mask(request, model, params.invert)
+    pixels, kept = await read_mask(request, model, params.invert, deadline)
     decode_seconds = time.perf_counter() - began
     if params.keep == "black":
         kept = ~kept
@@ -196,7 +196,7 @@ async def _run(
         ticket = scheduler.submit(job, stream=True)
 
         async def show(frame: Frame) -> dict[str, Any]:
-            return await encode(request, encode_frame, drawing, frame)
+            return await request.app.state.frame_encoder.run(encode_frame, drawing, frame)
 
         stream = events(request, ticket, show, drawing.summary(), settings.heartbeat_seconds)
         headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
@@ -210,11 +210,13 @@ async def _run(
     if format_name == "png" and job.num_chains == job.num_frames == 1 and num_painted <= SMALL_PICTURE_PIXELS:
         content = encode_answer(drawing, frames, format_name)  # sooner done than handed over
     else:
-        content = await encode(request, encode_answer, drawing, frames, format_name)
+        content = await encode(request, encode_answer, drawing, frames, format_name, deadline=job.deadline)
     timing = server_timing(
         queue=ticket.queue_seconds,
         decode=decode_seconds,
         gibbs=ticket.compute_seconds,
         encode=time.perf_counter() - began,
     )
-    return answer(content, format_name, {**headers, **timing})
+    response: Any = answer(content, format_name, {**headers, **timing})
+    response.ticket = ticket  # with it goes the memory that is counted for its frames, or now for this answer
+    return response

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParam
 from starlette.responses import Response
 
-from service.answers import base64_text, json_bytes, npy_bytes
+from service.answers import base64_text, check_filters, json_bytes, npy_bytes
 from service.openapi import card_answers, filter_answers, models_answers
 from service.pictures import filters_picture
 from service.schemas import FILTER_FORMATS, MODEL_NAME, FiltersParams, NoParams
-from service.serving import Cache, answer, chosen_format, chosen_model, encode, model_headers
+from service.serving import Cache, answer, chosen_format, chosen_model, deadline_of, encode, model_headers
 
 if TYPE_CHECKING:
     from service.served_model import ServedModel
@@ -59,7 +59,9 @@ async def filters(request: Request, params: Annotated[FiltersParams, Query()]) -
     cache = Cache(request, model, params, format_name)
     if unchanged := cache.not_modified():
         return unchanged
-    content = await encode(request, _encode_filters, model, params, format_name)
+    check_filters(model.image_shape, min(params.n, model.num_hidden), params.scale, format_name)
+    deadline = deadline_of(request, params, None)
+    content = await encode(request, _encode_filters, model, params, format_name, deadline=deadline)
     return answer(content, format_name, model_headers(model) | cache.headers)
 
 

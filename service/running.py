@@ -31,6 +31,8 @@ class Run:
     def arrive(self, part: Part, probs: np.ndarray) -> Frame | None:
         """Puts in the rows of a part that has come to a frame; returns the frame when all parts have."""
         if part.num_chains == self.job.num_chains:
+            if self.job.every:  # one of many, which wait for each other: the only one goes at once
+                return Frame(part.step, _own(part.visible), _own(probs))
             return Frame(part.step, part.visible, probs)
         unfinished = self._unfinished.get(part.step)
         if unfinished is None:
@@ -72,12 +74,17 @@ class Part:
         """Takes in the result of `num_steps` steps; returns a frame if this was all it still needed."""
         at_frame = num_steps == self.leg
         self.step += num_steps
-        self.visible = visible
+        self.visible = visible if self.finished else _own(visible)
         return self.run.arrive(self, probs) if at_frame else None
 
     @property
     def finished(self) -> bool:
         return self.step == self.run.job.num_steps
+
+
+def _own(rows: np.ndarray) -> np.ndarray:
+    """A copy, if these are some of the rows of a slice: they would keep those of all its companions in memory."""
+    return rows if rows.base is None or rows.base.nbytes == rows.nbytes else rows.copy()
 
 
 class _UnfinishedFrame:

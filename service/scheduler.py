@@ -38,6 +38,7 @@ from service.tickets import HELD_FRAMES, Ticket
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_TICK_SECONDS = 0.25
 
 
 def serving_engine() -> Engine:
@@ -103,6 +104,13 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._crew.fileno(), self._collect)
         self._feed()
+        self._look_at_deadlines()
+
+    def _look_at_deadlines(self) -> None:
+        """While all threads are in long calls no slice is picked, which else is when they are looked at."""
+        if self._crew is not None and self._loop is not None:
+            self._roster.expire(self._clock())
+            self._loop.call_later(_TICK_SECONDS, self._look_at_deadlines)
 
     def expect(self, kind: Kind, num_chain_steps: int, seconds: float) -> None:
         """Tells, from any thread, what one thread of the engine was seen to do before any job of this kind came."""
@@ -256,13 +264,14 @@ def _advance_ladders(turns: list[Turn]) -> Advanced:
         assert sampler is not None  # the route refuses a model without one
         replicas = part.replicas or sampler.start(seeds)
         results.append(sampler.advance(replicas, seeds, num_rounds))
-    for turn, replicas in zip(turns, results, strict=True):
-        # Not before all are done: if one fails, the others do their rounds once more, alone.
-        turn.part.replicas = replicas
-    return (
+    advanced = (
         np.concatenate([replicas.states[-1] for replicas in results]),
         np.concatenate([replicas.visible_probs for replicas in results]),
     )
+    for turn, replicas in zip(turns, results, strict=True):
+        # Not before all is done: if one fails, the others do their rounds once more, alone.
+        turn.part.replicas = replicas
+    return advanced
 
 
 def chains_of(turns: list[Turn]) -> Chains:

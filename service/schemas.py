@@ -14,13 +14,15 @@ MAX_SEED = 2**63 - 1
 MAX_CHAINS = 64
 MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
 T = TypeVar("T")
+_LONGEST_NUMBER = 40  # characters
+_PLAIN_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]+)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # An absent parameter is None, but "null" is not a value that a client can send: keep it out of the OpenAPI.
 Absent = SkipJsonSchema[None]
 
 
 def _plain_number(value: object) -> object:
     """Digits as people write them: without this `1_000`, ` 5 ` and digits of other alphabets would pass."""
-    if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?", value):
+    if isinstance(value, str) and not (len(value) <= _LONGEST_NUMBER and _PLAIN_NUMBER.fullmatch(value)):
         raise ValueError("must be a plain number, such as 20")
     return value
 

@@ -13,6 +13,7 @@ from model_core import model_store, rbm
 from model_core.engine_numba import NumbaEngine
 from model_core.equilibrium import LADDER_FILE, EquilibriumSampler, parse_ladder
 from model_core.model_store import Model, ModelError
+from model_core.rbm import RBMParams
 from service.starts import in_blocks
 from service.versions import Fingerprint
 
@@ -50,8 +51,16 @@ class ServedModel:
         return in_blocks(partial(rbm.hidden_logits, self.params), images)
 
     def free_energy(self, images: np.ndarray) -> np.ndarray:
-        """F(v) in nats, float64 [rows]."""
-        return in_blocks(partial(rbm.free_energy, self.params), images)
+        """F(v) in nats, float64 [rows], to six decimals.
+
+        Computed in double precision: the order in which a product adds depends on the computer, its threads and the
+        other rows, and six decimals of single precision would show it.
+        """
+        return in_blocks(partial(rbm.free_energy, self._precise), images).round(6)
+
+    @cached_property
+    def _precise(self) -> RBMParams:
+        return RBMParams(*(array.astype(np.float64) for array in self.params))
 
     def surprise(self, free_energies: np.ndarray) -> np.ndarray | None:
         """Percentile of each free energy among held-out data, 0..100, float64; None if those are not known."""

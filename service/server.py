@@ -25,7 +25,7 @@ from service.app import create_app
 from service.connections import make_protocol
 from service.door import Door
 from service.logs import Answered, flush_logs, log_request, set_up_logs
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 logger = logging.getLogger("rbm.server")
 _BACKLOG = 2048
@@ -41,6 +41,8 @@ def serve(settings: Settings | None = None) -> int:
     """Serves until a signal comes. Returns the exit status: 0 after a clean drain, 1 if it could not start."""
     settings = settings or Settings()
     set_up_logs(settings.log_format, settings.log_level)
+    for name in unknown_variables():
+        logger.warning("There is no setting %s", name)
     try:
         settings.check_exposure()
         listener = bind(settings.host, settings.port)

@@ -6,21 +6,26 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from service.jobs import Busy, DeadlinePassed
 from service.negotiation import MEDIA_TYPES, choose_format
 from service.schemas import ModelParams
+from service.streaming import while_connected
 
 if TYPE_CHECKING:
     from service.served_model import ServedModel
+    from service.uploads import Room
 
 T = TypeVar("T")
-MANY_PIECES = 16  # fewer are joined: one write to the socket
+PIECE_BYTES = 256 * 1024  # of a large answer; smaller ones are one write to the socket
+LARGE_ANSWER = 2**20  # bytes; smaller ones always have room
 
 
 def deadline_of(request: Request, params: ModelParams, header: float | None) -> float:
@@ -45,9 +50,18 @@ async def chosen_model(request: Request, params: ModelParams) -> ServedModel:
     return await request.app.state.old_versions.run(registry.get, params.model, version)  # may be read from the disk
 
 
-async def encode(request: Request, function: Callable[..., T], *args: Any) -> T:
-    """Runs the making of an answer aside: the event loop never computes."""
-    return await asyncio.get_running_loop().run_in_executor(request.app.state.encoders, function, *args)
+async def encode(request: Request, function: Callable[..., T], *args: Any, deadline: float | None = None) -> T:
+    """Runs the making of an answer aside: the event loop never computes.
+
+    Raises:
+      ClientDisconnect, DeadlinePassed: nobody wants it any more. Busy: too many answers are being made.
+    """
+    work = request.app.state.encoders.run(function, *args)
+    try:
+        async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            return await while_connected(request, work)
+    except TimeoutError:
+        raise DeadlinePassed("The deadline passed before the answer was made.") from None
 
 
 def model_headers(model: ServedModel, **further: object) -> dict[str, str]:
@@ -63,21 +77,45 @@ def server_timing(**seconds: float) -> dict[str, str]:
     return {"Server-Timing": ", ".join(f"{name};dur={1e3 * value:.2f}" for name, value in seconds.items())}
 
 
-def answer(content: bytes | list[bytes], format_name: str, headers: dict[str, str]) -> Response:
+def answer(content: bytes | Sequence[bytes | memoryview], format_name: str, headers: dict[str, str]) -> Response:
     """The answer; `content` in pieces is sent piece by piece, so that a large one is nowhere held twice."""
     media_type = MEDIA_TYPES[format_name]
     if media_type.startswith("image/"):
         headers = headers | {"Content-Security-Policy": _PICTURE_POLICY}
     headers = {"Vary": "Accept", **headers}
-    if isinstance(content, bytes) or len(content) < MANY_PIECES:
-        return Response(b"".join(content) if isinstance(content, list) else content, 200, headers, media_type)
-    headers["Content-Length"] = str(sum(map(len, content)))
-    return StreamingResponse(_pieces(content), 200, headers, media_type)
+    pieces = [content] if isinstance(content, bytes) else content
+    length = sum(map(len, pieces))
+    if length <= PIECE_BYTES:
+        return Response(b"".join(pieces), 200, headers, media_type)
+    return StreamingResponse(_pieces(pieces), 200, headers | {"Content-Length": str(length)}, media_type)
 
 
-async def _pieces(content: list[bytes]) -> AsyncIterator[bytes]:
+async def _pieces(content: Sequence[bytes | memoryview]) -> AsyncIterator[memoryview]:
+    """A little at a time, when the reader has taken what was sent: what waits for a slow one is waited for."""
     for piece in content:
-        yield piece
+        view = memoryview(piece)
+        for start in range(0, len(view), PIECE_BYTES):
+            yield view[start : start + PIECE_BYTES]
+
+
+def hold_room(request: Request, num_bytes: int) -> object:
+    """Room for an answer of so many bytes, which is free again when the result is: keep it with the response.
+
+    Raises:
+      Busy: if other answers, which wait for their readers, fill the memory that is set aside for them.
+    """
+    room: Room = request.app.state.answers
+    if num_bytes > LARGE_ANSWER and room.num_bytes + num_bytes > room.limit:
+        request.app.state.metrics.rejected.labels("queue_full").inc()
+        raise Busy("Answers that others have not read yet fill the memory that is set aside for them", 1.0)
+    held = Holder()
+    room.num_bytes += num_bytes
+    weakref.finalize(held, room.give_back, num_bytes).atexit = False
+    return held
+
+
+class Holder:
+    """Stands for memory: while it is there, so is that."""
 
 
 class Cache:

@@ -138,9 +138,11 @@ async def events(
                     break
                 step = frame.step
                 yield event("frame", {"step": step, **await show_frame(frame)})
-            elif stopping.done():
+            if stopping.done():
                 raise busy(503, _STOPPED, 1.0)
-            elif ticket.position != position:
+            if following is None:
+                continue
+            if ticket.position != position:
                 position = ticket.position
                 yield event("queued", {"position": position})
             else:

@@ -20,6 +20,7 @@ class Ticket:
         self.num_held = num_held  # frames that may wait for the reader; None: all of them
         self.compute_seconds = 0.0  # this job's share of the engine's time so far
         self.ended = False
+        self.on_gone: Callable[[], None] | None = None  # called when nobody holds the ticket any more
         self._errors: list[Exception] = []  # one at most: why it ended without its last frame
         self._frames: deque[Frame] = deque(maxlen=num_held)
         self._news = asyncio.Event()
@@ -28,6 +29,10 @@ class Ticket:
         self._started_at: float | None = None
         self._on_cancel: Callable[[], None] = lambda: None
         self._read_position: Callable[[], int] = lambda: 0
+
+    def __del__(self) -> None:
+        if self.on_gone is not None:
+            self.on_gone()
 
     def connect(self, on_cancel: Callable[[], None], read_position: Callable[[], int]) -> None:
         """Tells the ticket how to reach the scheduler."""

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from model_core import cli, cli_chains, cli_models
-from model_core.cli_support import CliError, expected_failure, write_file
+from model_core.cli_support import CliError, expected_failure
 from model_core.model_store import publish
 from model_core.rbm import RBMParams, checked_params, hidden_probs
 
@@ -200,15 +200,6 @@ def test_a_defect_keeps_its_traceback_and_an_interruption_its_status(rbm: Rbm, m
     assert expected_failure(CliError("do this")) == "do this"
     assert expected_failure(FileNotFoundError(2, "No such file", "x.png")) == "x.png: No such file."
     assert expected_failure(KeyError()) is None
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "digits.png"
-    write_file(path, b"old")
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(OSError, match="No space"):
-        write_file(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_reader_that_leaves_is_no_failure_to_tell(store: Path) -> None:

@@ -226,6 +226,10 @@ def test_a_manifest_that_is_not_json_is_refused(damage: Callable[[bytes], bytes]
         verify_version(version)
 
 
+def nested(levels: int) -> Any:
+    return {"x": nested(levels - 1)} if levels else 1
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -246,6 +250,7 @@ def test_a_manifest_that_is_not_json_is_refused(damage: Callable[[bytes], bytes]
         ({"files": {"model.safetensors": {"bytes": 1e3, "sha256": ""}}}, "`bytes`"),
         ({"files": {"model.safetensors": None}}, "`sha256`"),
         ({"metrics": []}, "`metrics`"),
+        ({"metrics": nested(60)}, "nested"),
         ({"free_energy_percentiles": [0.0] * 100}, "`free_energy_percentiles`"),
         ({"free_energy_percentiles": [True] * 101}, "`free_energy_percentiles`"),
         ({"free_energy_percentiles": [*range(101)][::-1]}, "`free_energy_percentiles`"),

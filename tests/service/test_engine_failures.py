@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
-from service.jobs import Cancelled, EngineFailed
+from service.jobs import Cancelled, DeadlinePassed, EngineFailed
 from service.scheduler import Scheduler
 from tests.service.fakes import POISON, Clock, FakeEngine, make_job, outcome, step_by_hand
 from tests.service.test_scheduler import assert_nothing_left, assert_right_frames, make_scheduler
@@ -40,7 +41,7 @@ def test_who_left_is_not_tried_again() -> None:
         step_by_hand(scheduler)
         assert len(engine.calls) == 2
         assert [type(await outcome(ticket)) for ticket in tickets] == [Cancelled, EngineFailed]
-        assert_nothing_left(scheduler)
+        assert_nothing_left(scheduler, tickets)
 
     asyncio.run(check())
 
@@ -68,5 +69,29 @@ def test_health_complains_of_an_engine_that_does_not_come_back_and_quick_calls_g
         assert_right_frames(ticket.job, await ticket.result())
         assert scheduler.health() is None
         await scheduler.stop()
+
+    asyncio.run(check())
+
+
+def test_a_deadline_is_seen_while_the_engine_is_busy_with_another() -> None:
+    class SlowEngine(FakeEngine):
+        released = threading.Event()
+
+        def advance(self, prepared: Any, chains: Any) -> Any:
+            self.released.wait(20)
+            return super().advance(prepared, chains)
+
+    async def check() -> None:
+        scheduler = Scheduler(engine=SlowEngine(), num_threads=1)
+        scheduler.start()
+        try:
+            first = scheduler.submit(make_job(10))
+            second = scheduler.submit(make_job(10, deadline=time.monotonic() + 0.3))
+            async with asyncio.timeout(10):
+                assert type(await outcome(second)) is DeadlinePassed
+            assert not first.ended
+        finally:
+            SlowEngine.released.set()
+            await scheduler.stop()
 
     asyncio.run(check())

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.middleware import OPEN_PATHS
-from service.settings import Settings, is_loopback
+from service.settings import Settings, is_loopback, unknown_variables
 from tests.service.http_helpers import is_problem, publish_tiny, running_app, settings_for
 
 KEY = "a-key-of-this-test"
@@ -83,6 +83,30 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RBM_CORS_ORIGINS", "*")
     with pytest.raises(ValueError, match="exact origins"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RBM_IDLE_SECONDS", "inf"), ("RBM_DRAIN_SECONDS", "1e400"), ("RBM_RELOAD_SECONDS", "1e10"),
+        ("RBM_DRAIN_DELAY", "nan"), ("RBM_CORS_ORIGINS", "example.org"), ("RBM_CORS_ORIGINS", "https://*.example.org"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=name.removeprefix("RBM_").lower()):
+        Settings()
+
+
+def test_an_empty_folder_of_models_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RBM_CHECKPOINTS", "")
+    assert Settings().checkpoints is None
+
+
+def test_a_misspelt_setting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RBM_API_KEY", KEY)
+    assert "RBM_API_KEY (did you mean RBM_API_KEYS?)" in unknown_variables()
+    assert not any(KEY in told for told in unknown_variables())
 
 
 @pytest.fixture(scope="module")

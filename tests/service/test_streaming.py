@@ -152,6 +152,20 @@ def test_a_stream_ends_with_a_word_when_the_server_stops(settings: Settings) -> 
     assert name == "error" and data["status"] == 503 and "shutting down" in data["detail"]
 
 
+def test_a_stream_that_always_has_a_frame_ready_ends_when_the_server_stops(settings: Settings) -> None:
+    async def scenario() -> bytes:
+        app = create_app(settings)
+        async with app.router.lifespan_context(app):
+            while app.state.registry.why_not_ready():
+                await asyncio.sleep(0.01)
+            sent = await asgi_call(app, "/sample", "steps=10000&every=1&scale=1&format=sse", None, b"event: frame")
+        return b"".join(message.get("body", b"") for message in sent)
+
+    told = read_events(asyncio.run(scenario()).decode())
+    assert told[-1][0] == "error" and told[-1][1]["status"] == 503
+    assert len(told) < 6  # it takes a turn or two of the event loop
+
+
 def test_work_that_waits_is_told_when_the_server_stops(settings: Settings) -> None:
     async def scenario() -> list[dict[str, Any]]:
         app = create_app(settings)
