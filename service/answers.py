@@ -109,9 +109,7 @@ def check_picture(drawing: Drawing, job: ChainJob, format_name: str) -> int:
         check_sides(picture_size(num_frames, job.num_chains, shape, view=view, scale=scale), view, format_name)
     else:
         return 0
-    if painted > most:
-        raise bad_parameter("scale", f"{painted:,} pixels in all, the limit is {most:,}. Ask for a smaller `scale` or "
-                                     "`n`, or a larger `every`.")  # fmt: skip
+    _check_painted(painted, most, "a larger `every`")
     return painted
 
 
@@ -129,11 +127,15 @@ def check_filters(image_shape: tuple[int, int], num_units: int, scale: int, form
         return
     size = picture_size(1, num_units, image_shape, scale=scale)
     painted, most = math.prod(size), MAX_WEBP_PIXELS if format_name == "webp" else MAX_PICTURE_PIXELS
-    if painted > most:
-        raise bad_parameter("scale", f"{painted:,} pixels in all, the limit is {most:,}. Ask for a smaller `scale` or "
-                                     "`n`, or for format=npy.")  # fmt: skip
+    _check_painted(painted, most, "for format=npy")
     if format_name != "json":
         check_sides(size, "final", format_name)
+
+
+def _check_painted(painted: int, most: int, otherwise: str) -> None:
+    if painted > most:
+        raise bad_parameter("scale", f"{painted:,} pixels in all, the limit is {most:,}. Ask for a smaller `scale` or "
+                                     f"`n`, or {otherwise}.")  # fmt: skip
 
 
 def _picture(drawing: Drawing, frames: list[Frame], format_name: Any) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -13,8 +11,7 @@ from starlette.requests import Request
 from service.arrays import to_rows
 from service.errors import Problem
 from service.images import ImageError, ModelImage, decode_image, mask_image, model_image, unmoved_image
-from service.jobs import DeadlinePassed
-from service.streaming import while_connected
+from service.streaming import while_wanted
 from service.uploads import Body
 
 T = TypeVar("T")
@@ -69,11 +66,7 @@ async def read_mask(
 
 async def _decode(request: Request, deadline: float, function: Callable[..., T], *args: Any) -> T:
     """Runs it in the intake's worker while the client is there and the deadline has not passed."""
-    try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            return await while_connected(request, request.app.state.intake.decode(function, *args))
-    except TimeoutError:
-        raise DeadlinePassed("The deadline passed before the upload was decoded.") from None
+    return await while_wanted(request, request.app.state.intake.decode(function, *args), deadline)
 
 
 def pixels_of(body: Body, image_shape: tuple[int, int], invert: InvertName) -> Pixels:

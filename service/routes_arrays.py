@@ -61,9 +61,7 @@ async def features(
     )
     headers = model_headers(model, **({} if seed is None else {"seed": seed})) | NOT_STORED | pixels.header()
     headers |= server_timing(decode=decoded - began, compute=computed - decoded, encode=time.perf_counter() - computed)
-    response: Any = answer(content, format_name, headers)
-    response.room = room
-    return response
+    return answer(content, format_name, headers, holds=room)
 
 
 @router.post("/energy", responses=table_answers("Energies"), openapi_extra=image_body(many=True))

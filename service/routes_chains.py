@@ -217,6 +217,4 @@ async def _run(
         gibbs=ticket.compute_seconds,
         encode=time.perf_counter() - began,
     )
-    response: Any = answer(content, format_name, {**headers, **timing})
-    response.ticket = ticket  # with it goes the memory that is counted for its frames, or now for this answer
-    return response
+    return answer(content, format_name, {**headers, **timing}, holds=ticket)

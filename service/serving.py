@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,14 +12,14 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from service.jobs import Busy, DeadlinePassed
+from service.jobs import Busy
 from service.negotiation import MEDIA_TYPES, choose_format
 from service.schemas import ModelParams
-from service.streaming import while_connected
+from service.streaming import while_wanted
+from service.uploads import Held
 
 if TYPE_CHECKING:
     from service.served_model import ServedModel
-    from service.uploads import Room
 
 T = TypeVar("T")
 PIECE_BYTES = 256 * 1024  # of a large answer; smaller ones are one write to the socket
@@ -56,12 +54,7 @@ async def encode(request: Request, function: Callable[..., T], *args: Any, deadl
     Raises:
       ClientDisconnect, DeadlinePassed: nobody wants it any more. Busy: too many answers are being made.
     """
-    work = request.app.state.encoders.run(function, *args)
-    try:
-        async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
-            return await while_connected(request, work)
-    except TimeoutError:
-        raise DeadlinePassed("The deadline passed before the answer was made.") from None
+    return await while_wanted(request, request.app.state.encoders.run(function, *args), deadline)
 
 
 def model_headers(model: ServedModel, **further: object) -> dict[str, str]:
@@ -77,17 +70,27 @@ def server_timing(**seconds: float) -> dict[str, str]:
     return {"Server-Timing": ", ".join(f"{name};dur={1e3 * value:.2f}" for name, value in seconds.items())}
 
 
-def answer(content: bytes | Sequence[bytes | memoryview], format_name: str, headers: dict[str, str]) -> Response:
-    """The answer; `content` in pieces is sent piece by piece, so that a large one is nowhere held twice."""
+def answer(
+    content: bytes | Sequence[bytes | memoryview], format_name: str, headers: dict[str, str], *, holds: object = None
+) -> Response:
+    """The answer; `content` in pieces is sent piece by piece, so that a large one is nowhere held twice.
+
+    Args:
+      holds: kept until the answer is sent; with it goes the memory that is counted for what it stands for.
+    """
     media_type = MEDIA_TYPES[format_name]
     if media_type.startswith("image/"):
         headers = headers | {"Content-Security-Policy": _PICTURE_POLICY}
     headers = {"Vary": "Accept", **headers}
     pieces = [content] if isinstance(content, bytes) else content
     length = sum(map(len, pieces))
+    response: Any
     if length <= PIECE_BYTES:
-        return Response(b"".join(pieces), 200, headers, media_type)
-    return StreamingResponse(_pieces(pieces), 200, headers | {"Content-Length": str(length)}, media_type)
+        response = Response(b"".join(pieces), 200, headers, media_type)
+    else:
+        response = StreamingResponse(_pieces(pieces), 200, headers | {"Content-Length": str(length)}, media_type)
+    response.holds = holds
+    return response
 
 
 async def _pieces(content: Sequence[bytes | memoryview]) -> AsyncIterator[memoryview]:
@@ -98,24 +101,17 @@ async def _pieces(content: Sequence[bytes | memoryview]) -> AsyncIterator[memory
             yield view[start : start + PIECE_BYTES]
 
 
-def hold_room(request: Request, num_bytes: int) -> object:
-    """Room for an answer of so many bytes, which is free again when the result is: keep it with the response.
+def hold_room(request: Request, num_bytes: int) -> Held:
+    """Room for an answer of so many bytes, which is free again when the result is: give it to `answer`.
 
     Raises:
       Busy: if other answers, which wait for their readers, fill the memory that is set aside for them.
     """
-    room: Room = request.app.state.answers
-    if num_bytes > LARGE_ANSWER and room.num_bytes + num_bytes > room.limit:
+    held = Held()
+    if not held.take(request.app.state.answers, num_bytes, always=num_bytes <= LARGE_ANSWER):
         request.app.state.metrics.rejected.labels("queue_full").inc()
         raise Busy("Answers that others have not read yet fill the memory that is set aside for them", 1.0)
-    held = Holder()
-    room.num_bytes += num_bytes
-    weakref.finalize(held, room.give_back, num_bytes).atexit = False
     return held
-
-
-class Holder:
-    """Stands for memory: while it is there, so is that."""
 
 
 class Cache:

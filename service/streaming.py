@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.errors import busy, problem_body, to_problem
-from service.jobs import Frame
+from service.jobs import DeadlinePassed, Frame
 from service.negotiation import MEDIA_TYPES
 from service.once import GONE, Once
 from service.tickets import Ticket
@@ -81,6 +82,19 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         gone.forget(left)
         if watcher is not None:
             watcher.cancel()
+
+
+async def while_wanted(request: Request, work: Coroutine[Any, Any, T], deadline: float | None) -> T:
+    """As `while_connected`, and until the deadline, in `time.monotonic()` seconds.
+
+    Raises:
+      DeadlinePassed: it has passed.
+    """
+    try:
+        async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            return await while_connected(request, work)
+    except TimeoutError:
+        raise DeadlinePassed("The deadline passed before the work was finished.") from None
 
 
 async def _watch(request: Request, gone: Once) -> None:

@@ -195,20 +195,17 @@ class Room:
     def __init__(self, limit: int) -> None:
         self.limit, self.num_bytes = limit, 0
 
-    def give_back(self, num_bytes: int) -> None:
-        self.num_bytes -= num_bytes
-
 
 class Held:
-    """The bytes of one body."""
+    """The bytes of one body or answer, which give their room back when this is dropped, or before by `release`."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
         self._room: Room | None = None
 
-    def take(self, room: Room, num_bytes: int) -> bool:
-        """False if there is not so much room."""
-        if room.num_bytes + num_bytes > room.limit:
+    def take(self, room: Room, num_bytes: int, *, always: bool = False) -> bool:
+        """False if there is not so much room, unless it is to be taken `always`."""
+        if not always and room.num_bytes + num_bytes > room.limit:
             return False
         self._room = room
         room.num_bytes += num_bytes
@@ -218,6 +215,9 @@ class Held:
     def release(self) -> None:
         if self._room is not None:
             self._room.num_bytes -= self.num_bytes
+            self._room = None
+
+    __del__ = release
 
 
 def _unsupported(content_type: str, mask: bool) -> Problem:

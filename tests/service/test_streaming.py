@@ -7,7 +7,7 @@ import base64
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,15 @@ def test_what_is_refused_is_a_problem_before_the_stream_begins(client: TestClien
     assert is_problem(client.get("/sample?step=3", headers={"Accept": "text/event-stream"}), 422)
 
 
+@contextlib.asynccontextmanager
+async def ready_app(settings: Settings) -> AsyncIterator[Any]:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        while app.state.registry.why_not_ready():
+            await asyncio.sleep(0.01)
+        yield app
+
+
 async def asgi_call(
     app: Any, path: str, query: str, leave_after: int | None, stop_after: bytes = b""
 ) -> list[dict[str, Any]]:
@@ -124,10 +133,7 @@ def running_chains(app: Any) -> float:
 @pytest.mark.parametrize(("query", "leave_after"), [("", 0), ("&format=sse&every=2000", 2)])
 def test_a_client_that_leaves_stops_its_work(settings: Settings, query: str, leave_after: int) -> None:
     async def scenario() -> list[dict[str, Any]]:
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            while app.state.registry.why_not_ready():
-                await asyncio.sleep(0.01)
+        async with ready_app(settings) as app:
             sent = await asgi_call(app, "/sample", "steps=10000&n=64&timeout=100" + query, leave_after)
             assert running_chains(app) == 0
             return sent
@@ -139,10 +145,7 @@ def test_a_client_that_leaves_stops_its_work(settings: Settings, query: str, lea
 
 def test_a_stream_ends_with_a_word_when_the_server_stops(settings: Settings) -> None:
     async def scenario() -> bytes:
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            while app.state.registry.why_not_ready():
-                await asyncio.sleep(0.01)
+        async with ready_app(settings) as app:
             query = "steps=10000&n=64&every=10000&timeout=100&scale=1&format=sse"
             sent = await asgi_call(app, "/sample", query, None, b": still here")  # the heartbeat of a silent stream
         return b"".join(message.get("body", b"") for message in sent)
@@ -154,10 +157,7 @@ def test_a_stream_ends_with_a_word_when_the_server_stops(settings: Settings) -> 
 
 def test_a_stream_that_always_has_a_frame_ready_ends_when_the_server_stops(settings: Settings) -> None:
     async def scenario() -> bytes:
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            while app.state.registry.why_not_ready():
-                await asyncio.sleep(0.01)
+        async with ready_app(settings) as app:
             sent = await asgi_call(app, "/sample", "steps=10000&every=1&scale=1&format=sse", None, b"event: frame")
         return b"".join(message.get("body", b"") for message in sent)
 
@@ -168,10 +168,7 @@ def test_a_stream_that_always_has_a_frame_ready_ends_when_the_server_stops(setti
 
 def test_work_that_waits_is_told_when_the_server_stops(settings: Settings) -> None:
     async def scenario() -> list[dict[str, Any]]:
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            while app.state.registry.why_not_ready():
-                await asyncio.sleep(0.01)
+        async with ready_app(settings) as app:
             asyncio.get_running_loop().call_later(0.2, app.state.lifecycle.stop.happen)
             return await asgi_call(app, "/sample", "steps=10000&n=64&timeout=100", None)
 
@@ -189,10 +186,7 @@ def test_a_client_that_leaves_before_the_first_event_stops_its_work(settings: Se
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def scenario() -> None:
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            while app.state.registry.why_not_ready():
-                await asyncio.sleep(0.01)
+        async with ready_app(settings) as app:
             scope = get_scope("/sample", "steps=10000&n=64&timeout=100&format=sse", spec_version="2.4")
             with contextlib.suppress(OSError):
                 await asyncio.wait_for(app(scope, receive, send), 30.0)
